@@ -1,0 +1,286 @@
+"""One layer, one direction on the CPU: in-place matrix products by PyTorch, everything per element by NumPy.
+
+The rows of a sequence lie one step after another in matrices of N rows, N = T*B for a padded batch and the sum of the
+batch sizes for a packed one, so that the product with the input and those for the weight gradients are one each. What is
+left in the loop is one product a step, the activation and the mask, which NumPy does in a fraction of the time that
+PyTorch's operators need for a matrix of this size. A mask is applied by a bitwise and, so that a dropped NaN is 0; its scale
+1/(1-p) is folded into the recurrent weight and multiplied into the outputs once, after the loop.
+
+Legend: T steps, B sequences, N rows, I inputs, H hidden units. A span is the first row of a step and the row after its last;
+`spans` stand in the order of processing. Between two of them sequences may end (forwards) or begin (backwards in time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .mask import Mask, keep_bytes, scale
+
+CHUNK = 1 << 16  # elements widened or differentiated at a time: they stay in the second-level cache
+INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+NUMPY = (torch.float32, torch.float64)  # NumPy has no bfloat16, and computes float16 slowly
+
+KEEP = torch.int8  # a mask here: -1, all bits set, where kept and 0 where dropped
+
+Span = tuple[int, int]
+
+
+def keep(seed: Tensor, rows: int, columns: int, p: float, site: int) -> Tensor:
+    """A mask of (rows, columns)."""
+    return keep_bytes(int(seed), rows, columns, p, site)
+
+
+def keep_columns(columns: int) -> int:
+    """The width of such a mask."""
+    return columns
+
+
+def unpack(keep: Tensor, columns: int) -> Tensor:
+    """A mask as bool, (rows, columns)."""
+    return keep != 0
+
+
+def forward(
+    input: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    bias: Tensor | None,
+    hidden: Mask | None,
+    recurrent: Mask | None,
+    *,
+    spans: list[Span],
+    nonlinearity: str,
+) -> tuple[Tensor, Tensor]:
+    """Output (N, H) and h_n (B, H) of input (N, I), h0 (B, H), weights (H, I) and (H, H) and bias (H)."""
+    output = input @ w_ih.t() if bias is None else torch.addmm(bias, input, w_ih.t())
+    from_h0 = _scaled(w_hh.t(), recurrent)
+    from_h = _scaled(from_h0, hidden)
+    activate = _activation(nonlinearity, output)
+    drop = _Drop(h0)
+    h_n = torch.empty_like(h0)
+    h, h_bits = output[:0], _bits(output[:0])
+    rows = zip(_steps(output, spans), _slices(_values(output), spans), _slices(_bits(output), spans), strict=True)
+    for (a, values, bits), keep, r in zip(rows, _keeps(hidden, spans, output), _keeps(recurrent, spans, output), strict=False):
+        size, carried = len(bits), min(len(bits), len(h_bits))
+        if carried < len(h_bits):  # these sequences ended
+            h_n[carried : len(h_bits)] = h[carried:]
+            h, h_bits = h[:carried], h_bits[:carried]
+        if carried < size:  # these begin
+            a[carried:].addmm_(drop(h0[carried:size], _bits(h0[carried:size]), _rows(r, carried, size)), from_h0)
+        if carried:
+            _rows(a, 0, carried).addmm_(drop(h, h_bits, _rows(r, 0, carried)), from_h)
+        activate(values)
+        if keep is not None:
+            np.bitwise_and(bits, keep, out=bits)
+        h, h_bits = a, bits
+    h_n[: len(h_bits)] = h
+    if hidden is not None:
+        output *= hidden.scale
+        h_n *= hidden.scale
+    return output, h_n
+
+
+def backward(
+    grad_output: Tensor,
+    grad_h_n: Tensor | None,
+    output: Tensor,
+    h0: Tensor,
+    w_hh: Tensor,
+    hidden: Mask | None,
+    recurrent: Mask | None,
+    *,
+    spans: list[Span],
+    nonlinearity: str,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the pre-activations a (N, H) and of h0 (B, H). `grad_output` has the rows of `output`, or is (T, B, H)."""
+    spans = spans[::-1]
+    weight = _scaled(w_hh, recurrent)
+    grad_a, grad_h0, grad_h = torch.empty_like(output), torch.empty_like(h0), torch.empty_like(h0)
+    multiply = np.multiply if output.dtype in NUMPY else torch.multiply
+    drop = _Drop(h0)
+
+    def to_previous(later: Tensor, r: np.ndarray | None) -> Tensor:
+        product = later @ weight
+        return drop(product, _bits(product), r)
+
+    def carry(g: Tensor, later: Tensor, r: np.ndarray | None, out: Tensor) -> None:
+        if r is None:
+            torch.addmm(g, later, weight, out=out)
+        else:
+            torch.add(g, to_previous(later, r), out=out)
+
+    later, later_size, later_r = grad_a[:0], 0, None
+    slopes = _slopes(grad_a, output, spans, 1.0 if hidden is None else hidden.scale, nonlinearity)
+    rows = zip(_steps(grad_output, spans), _steps(grad_a, spans), slopes, _slices(_bits(grad_a), spans), strict=True)
+    for (g, a, slope, bits), keep, r in zip(rows, _keeps(hidden, spans, output), _keeps(recurrent, spans, output), strict=False):
+        size, carried = len(bits), min(len(bits), later_size)
+        if carried < later_size:  # these sequences began in the step after this
+            grad_h0[carried:later_size] = to_previous(later[carried:], _rows(later_r, carried, later_size))
+        if carried:
+            carry(_rows(g, 0, carried), _rows(later, 0, carried), _rows(later_r, 0, carried), _rows(grad_h, 0, carried))
+        if carried < size:  # these end here
+            grad_h[carried:size] = g[carried:]
+            if grad_h_n is not None:
+                grad_h[carried:size] += grad_h_n[carried:size]
+        multiply(slope, _values(_rows(grad_h, 0, size)), out=slope)
+        if keep is not None:
+            np.bitwise_and(bits, keep, out=bits)
+        later, later_size, later_r = a, size, r
+    grad_h0[:later_size] = to_previous(later, later_r)
+    return grad_a, grad_h0
+
+
+def recurrent_input(output: Tensor, h0: Tensor, recurrent: Mask | None, *, spans: list[Span]) -> Tensor:
+    """What entered W_hh at each row, (N, H): the state before it, its dropped elements 0, without the mask's scale."""
+    entered = torch.empty_like(output)
+    bits, start_bits, previous = _bits(entered), _bits(h0), _bits(output)[:0]
+    for now, then, r in zip(_slices(bits, spans), _slices(_bits(output), spans), _keeps(recurrent, spans, output), strict=False):
+        carried = min(len(now), len(previous))
+        now[:carried] = previous[:carried]
+        now[carried:] = start_bits[carried : len(now)]
+        if r is not None:
+            np.bitwise_and(now, r[: len(now)], out=now)
+        previous = then
+    return entered
+
+
+def dropout_forward(x: Tensor, seed: Tensor, p: float, site: int, *, nonlinearity: str) -> tuple[Tensor, Tensor]:
+    """dropout(f(x)) of x (N, H), any strides, and the mask."""
+    y = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x)
+    mask = Mask(keep(seed, *x.shape, p, site), scale(p), per_step=True)
+    activate, spans = _activation(nonlinearity, x), _blocks(x)
+    for values, bits, kept in zip(_slices(_values(y), spans), _slices(_bits(y), spans), _keeps(mask, spans, x), strict=True):
+        activate(values)
+        np.bitwise_and(bits, kept, out=bits)
+        values *= mask.scale
+    return y, mask.keep
+
+
+def dropout_backward(
+    grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tensor, p: float, site: int, *, nonlinearity: str
+) -> Tensor:
+    """The gradient of x, from y = dropout(f(x)) and its mask."""
+    grad_x = torch.empty_like(y)
+    mask, spans = Mask(keep, scale(p), per_step=True), _blocks(y)
+    slopes = _slopes(grad_x, y, spans, mask.scale, nonlinearity)
+    rows = zip(slopes, _slices(_values(grad_y), spans), _slices(_bits(grad_x), spans), _keeps(mask, spans, y), strict=True)
+    for slope, g, bits, kept in rows:
+        slope *= g
+        np.bitwise_and(bits, kept, out=bits)
+    return grad_x
+
+
+def _blocks(x: Tensor) -> list[Span]:
+    """Spans of rows that fit the cache."""
+    rows = max(1, CHUNK // max(1, x.shape[1]))
+    return [(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
+
+
+class _Drop:
+    """Zeroes the dropped elements of some rows, in a buffer of its own."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.buffer = torch.empty_like(like, memory_format=torch.contiguous_format)
+        self.bits = _bits(self.buffer)
+
+    def __call__(self, x: Tensor, bits: np.ndarray, keep: np.ndarray | None) -> Tensor:
+        if keep is None:
+            return x
+        np.bitwise_and(bits, keep, out=self.bits[: len(bits)])
+        return _rows(self.buffer, 0, len(bits))
+
+
+def _scaled(weight: Tensor, mask: Mask | None) -> Tensor:
+    return weight if mask is None else weight * mask.scale
+
+
+def _rows(x: Any, start: int, stop: int) -> Any:
+    """x[start:stop] of a tensor, an array or None; x itself where that is all of it, since a view costs a microsecond."""
+    return x if x is None or stop - start == x.shape[0] else x[start:stop]
+
+
+def _values(x: Tensor) -> Any:
+    """The elements as NumPy sees them, where it is the faster of the two."""
+    return x.numpy() if x.dtype in NUMPY else x
+
+
+def _bits(x: Tensor) -> np.ndarray:
+    """The elements as integers of their width."""
+    return x.view(INTEGER[x.element_size()]).numpy()
+
+
+def _slices(x: Any, spans: list[Span]) -> list[Any]:
+    return [x[start:stop] for start, stop in spans]
+
+
+def _steps(x: Tensor, spans: list[Span]) -> list[Tensor]:
+    """The rows of each step, in the order of processing."""
+    steps = x.unbind(0) if x.dim() == 3 else x.split([stop - start for start, stop in sorted(spans)])
+    return list(steps if spans[0] <= spans[-1] else steps[::-1])
+
+
+def _chunks(spans: list[Span], width: int) -> Iterator[tuple[int, int, list[Span]]]:
+    """Runs of neighbouring steps that fit the cache: their first row, the row after their last, their spans."""
+    most = max(1, CHUNK // max(1, width * max(stop - start for start, stop in spans)))
+    for i in range(0, len(spans), most):
+        run = spans[i : i + most]
+        yield min(run)[0], max(run)[1], run
+
+
+def _keeps(mask: Mask | None, spans: list[Span], like: Tensor) -> Iterator[np.ndarray | None]:
+    """The mask of each step, as wide as an element of `like`."""
+    if mask is None:
+        yield from repeat(None)
+        return
+    integer = INTEGER[like.element_size()]
+    if not mask.per_step:
+        wide = mask.keep.to(integer).numpy()
+        for start, stop in spans:
+            yield wide[: stop - start]
+        return
+    for first, last, run in _chunks(spans, like.shape[1]):
+        wide = mask.keep[first:last].to(integer).numpy()
+        for start, stop in run:
+            yield wide[start - first : stop - first]
+
+
+def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any], Any]:
+    """f, in place."""
+    if nonlinearity == "identity":
+        return lambda x: x
+    if like.dtype in NUMPY:
+        return (lambda x: np.tanh(x, out=x)) if nonlinearity == "tanh" else (lambda x: np.maximum(x, 0, out=x))
+    return torch.tanh_ if nonlinearity == "tanh" else torch.relu_
+
+
+def _slopes(grad_a: Tensor, output: Tensor, spans: list[Span], scale: float, nonlinearity: str) -> Iterator[Any]:
+    """The rows of each step of `grad_a`, filled with scale * f'(a), computed from the output where it was kept."""
+    for first, last, run in _chunks(spans, output.shape[1]):
+        fast = output.dtype in NUMPY
+        y = output[first:last] if fast else output[first:last].float()
+        slope = grad_a[first:last] if fast else torch.empty_like(y)
+        _slope(y.numpy(), slope.numpy(), scale, nonlinearity)
+        if not fast:
+            grad_a[first:last] = slope
+        for start, stop in run:
+            yield _values(grad_a[start:stop])
+
+
+def _slope(y: np.ndarray, out: np.ndarray, scale: float, nonlinearity: str) -> None:
+    """scale * f'(a) from y = scale * f(a): f' is 1 - f**2 for tanh, 1 - [f <= 0] for relu, 1 for the identity."""
+    if nonlinearity == "tanh":
+        np.multiply(y, y, out=out)
+        np.multiply(out, -1 / scale if scale else 0.0, out=out)
+    elif nonlinearity == "relu":
+        np.less_equal(y, 0, out=out)
+        np.multiply(out, -scale, out=out)
+    else:
+        out.fill(0)
+    np.add(out, scale, out=out)

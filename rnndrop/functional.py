@@ -1,0 +1,215 @@
+"""The layer and the pointwise dropout as functions: validation, seeds, autocast and the choice of a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import autograd, cpu, reference
+from .mask import Mask, check_probability, scale, site
+
+STRATEGIES = ("auto", "torch", "reference")
+MASK_SCOPES = ("step", "sequence")
+NONLINEARITIES = ("tanh", "relu")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def tanh_dropout(
+    x: Tensor, p: float = 0.5, training: bool = True, *, seed: int | Tensor | None = None, strategy: str = "auto"
+) -> Tensor:
+    r"""``dropout(tanh(x))`` in one pass.
+
+    .. math::
+        y = m \odot \tanh(x), \quad m_i \in \{0, 1/(1-p)\}
+
+    Args:
+        x: tensor of any shape; its rows, all dimensions but the last, number the rows of the mask.
+        p: probability of an element to be zeroed. Default: 0.5
+        training: drop if ``True``, else return ``tanh(x)``. Default: ``True``
+        seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of x's device. The mask is
+            ``rnndrop.dropout_mask(seed, rows, columns, p)``.
+        strategy: ``"auto"``, ``"torch"`` or ``"reference"`` (plain PyTorch operations). Default: ``"auto"``
+
+    Returns:
+        A tensor of the shape and dtype of x.
+
+    Raises:
+        ValueError: p outside [0, 1] or not a number; an unknown strategy; a seed tensor of more than one element.
+        TypeError: a seed that is neither an int nor an int64 tensor.
+
+    Examples::
+
+        >>> y = rnndrop.functional.tanh_dropout(torch.randn(3, 5), p=0.2)
+    """
+    p = check_probability("p", p)
+    check_choice("strategy", strategy, STRATEGIES)
+    if not training or p == 0:
+        return torch.tanh(x)
+    if not x.is_floating_point():
+        x = x.to(torch.get_default_dtype())  # as torch.tanh does
+    return activation_dropout(x, "tanh", p, seed_tensor(seed, x.device), site("hidden"), strategy)
+
+
+def rnn_layer(
+    input: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    hidden_dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    mask_scope: str = "step",
+    seed: int | Tensor | None = None,
+    layer: int = 0,
+    direction: int = 0,
+    strategy: str = "auto",
+    batch_sizes: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""One Elman layer in one direction, with dropout inside the recurrence.
+
+    .. math::
+        a_t = W_{ih} x_t + b_{ih} + W_{hh} (r_t \odot h_{t-1}) + b_{hh}, \qquad h_t = m_t \odot f(a_t)
+
+    Args:
+        input: (T, B, I), or the (N, I) data of a packed sequence, with `batch_sizes`.
+        h0: (B, H), the initial state.
+        w_ih, w_hh: (H, I) and (H, H).
+        b_ih, b_hh: (H) or ``None``.
+        nonlinearity: f, ``"tanh"`` or ``"relu"``. Default: ``"tanh"``
+        hidden_dropout: probability of an element of h_t to be zeroed, for the output and the next step. Default: 0
+        recurrent_dropout: probability of an element of h_{t-1} to be zeroed where it enters W_hh (Gal and Ghahramani
+            2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks"). Default: 0
+        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all. Default: ``"step"``
+        seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of the input's device.
+        layer, direction: numbers that the masks depend on. Direction 1 runs from the last step to the first.
+        strategy: ``"auto"``, ``"torch"`` or ``"reference"`` (the plain loop). Default: ``"auto"``
+        batch_sizes: the rows of each step of packed data, never increasing.
+
+    Returns:
+        output, (T, B, H) or (N, H), and h_n, (B, H), of the input's dtype: float32, float64, bfloat16 or float16.
+
+    Raises:
+        ValueError: a probability outside [0, 1]; an unknown nonlinearity, mask scope or strategy.
+        RuntimeError: shapes, dtypes or devices that do not match.
+        TypeError: a seed that is neither an int nor an int64 tensor.
+    """
+    rates = check_probability("hidden_dropout", hidden_dropout), check_probability("recurrent_dropout", recurrent_dropout)
+    check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
+    check_choice("mask_scope", mask_scope, MASK_SCOPES)
+    check_choice("strategy", strategy, STRATEGIES)
+    site("hidden", layer, direction)
+    tensors = _autocast(input, h0, w_ih, w_hh, b_ih, b_hh)
+    _check_shapes(*tensors, batch_sizes=batch_sizes)
+    seed = seed_tensor(seed, input.device) if any(rates) else torch.zeros(1, dtype=torch.int64, device=input.device)
+    chosen = choose_strategy(strategy)
+    options = autograd.Layer(batch_sizes, nonlinearity, *rates, mask_scope, layer, direction, chosen)
+    if strategy == "reference":
+        keeps = [
+            options.keep(kind, p, seed, input, len(w_hh)) for kind, p in zip(("hidden", "recurrent"), rates, strict=True)
+        ]
+        return autograd.reference_layer(tensors, options, options.masks(*keeps))
+    return autograd.layer(*tensors, seed, *options)
+
+
+def activation_dropout(x: Tensor, nonlinearity: str, p: float, seed: Tensor, where: int, strategy: str = "auto") -> Tensor:
+    """dropout(f(x)) of x (..., H); f may be the identity. `where` is the :func:`site` of the mask."""
+    _check_dtype("dropout", x)
+    rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
+    if strategy == "reference":
+        keep = cpu.unpack(cpu.keep(seed, *rows.shape, p, where), rows.shape[1]).to(x.device)
+        return reference.dropout(rows, keep, scale(p), nonlinearity=nonlinearity).view(x.shape)
+    return autograd.dropout(rows, seed, nonlinearity, p, where, choose_strategy(strategy)).view(x.shape)
+
+
+def dropout_between(
+    x: Tensor, p: float, seed: Tensor, layer: int, directions: int, batch_sizes: Sequence[int] | None
+) -> Tensor:
+    """The dropout between `layer` and the next, on its output (T, B, D*H), or (N, D*H) packed; per step, a mask a direction."""
+    index = None if batch_sizes is None else autograd.packed_rows(batch_sizes).to(x.device)
+    dropped = []
+    for direction, part in enumerate(x.chunk(directions, -1)):
+        if index is not None:  # rows are numbered as if all sequences were of one length
+            part = part.new_zeros(len(batch_sizes) * batch_sizes[0], part.shape[1]).index_copy(0, index, part)
+        part = activation_dropout(part, "identity", p, seed, site("between", layer, direction))
+        dropped.append(part if index is None else part.index_select(0, index))
+    return dropped[0] if directions == 1 else torch.cat(dropped, -1)
+
+
+def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """The seed of a call as an int64 tensor of shape (1) on `device`, drawn from that device's generator if None."""
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64:
+            raise TypeError(f"seed should be an int or an int64 tensor, got a tensor of {seed.dtype}")
+        if seed.numel() != 1:
+            raise ValueError(f"seed should be a tensor of one element, got a tensor of shape {tuple(seed.shape)}")
+        return seed.detach().reshape(1).to(device)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed should be an int or an int64 tensor, got {type(seed).__name__}")
+    return torch.tensor([(seed + 2**63) % 2**64 - 2**63], dtype=torch.int64, device=device)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        listed = " or ".join(filter(None, (", ".join(map(repr, choices[:-1])), repr(choices[-1]))))
+        raise ValueError(f"Unknown {name} {value!r}. Select from {listed}.")
+
+
+def choose_strategy(strategy: str) -> str:
+    return "torch"
+
+
+def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in autocast's dtype where it is on, as its list for nn.RNN's products has it."""
+    kind = tensors[0].device.type  # type: ignore[union-attr]
+    if not torch.is_autocast_enabled(kind):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(kind)
+    return [x if x is None or x.dtype == torch.float64 or not x.is_floating_point() else x.to(dtype) for x in tensors]
+
+
+def _check_dtype(name: str, x: Tensor) -> None:
+    if x.dtype not in DTYPES:
+        raise NotImplementedError(f'"{name}" not implemented for {x.dtype}')
+
+
+def _check_shapes(
+    input: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    *,
+    batch_sizes: Sequence[int] | None,
+) -> None:
+    _check_dtype("rnn_layer", input)
+    dims = 3 if batch_sizes is None else 2
+    if input.dim() != dims:
+        raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
+    if input.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    batch, hidden = input.shape[1] if batch_sizes is None else batch_sizes[0], w_hh.shape[0]
+    if batch_sizes is not None and sum(batch_sizes) != len(input):
+        raise RuntimeError(f"batch_sizes must add up to the {len(input)} rows of input, got {list(batch_sizes)}")
+    named = {"h0": h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
+    shapes = {"h0": (batch, hidden), "w_ih": (hidden, input.shape[-1]), "w_hh": (hidden, hidden)}
+    for name, tensor in named.items():
+        if tensor is None:
+            continue
+        expected = shapes.get(name, (hidden,))
+        if tensor.shape != expected:
+            raise RuntimeError(f"Expected {name} size {expected}, got {list(tensor.shape)}")
+        if tensor.dtype != input.dtype:
+            raise RuntimeError(f"expected input and {name} to have the same dtype, got {input.dtype} and {tensor.dtype}")
+        if tensor.device != input.device:
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but input is on {input.device} and {name} on {tensor.device}"
+            )
