@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -258,6 +259,11 @@ def _dropout_graph_gradient(grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tenso
         keep = backend.keep(seed, *y.shape, dropout.p, dropout.site)
     slope = {"tanh": lambda: kept - y * y * factor, "relu": lambda: kept * (y > 0), "identity": lambda: kept}[dropout.nonlinearity]()
     return (grad_y * slope).masked_fill(~backend.unpack(keep, y.shape[1]), 0)
+
+
+# autograd asks for the signature at every call; to work it out takes longer than to run a small step.
+_layer_forward.__signature__ = signature(_layer_forward)  # type: ignore[attr-defined]
+_dropout_forward.__signature__ = signature(_dropout_forward)  # type: ignore[attr-defined]
 
 
 class _LayerFunction(torch.autograd.Function):

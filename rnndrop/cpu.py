@@ -62,20 +62,22 @@ def forward(
     output = input @ w_ih.t() if bias is None else torch.addmm(bias, input, w_ih.t())
     from_h0 = _scaled(w_hh.t(), recurrent)
     from_h = _scaled(from_h0, hidden)
-    activate = _activation(nonlinearity, output)
-    drop = _Drop(h0)
+    activate, drop = _activation(nonlinearity, output), _Drop(h0)
     h_n = torch.empty_like(h0)
     h, h_bits = output[:0], _bits(output[:0])
-    rows = zip(_steps(output, spans), _slices(_values(output), spans), _slices(_bits(output), spans), strict=True)
-    for (a, values, bits), keep, r in zip(rows, _keeps(hidden, spans, output), _keeps(recurrent, spans, output), strict=False):
-        size, carried = len(bits), min(len(bits), len(h_bits))
-        if carried < len(h_bits):  # these sequences ended
+    rows = _steps(output, spans), _slices(_values(output), spans), _slices(_bits(output), spans)
+    masks = _keeps(hidden, spans, output), _keeps(recurrent, spans, output)
+    for a, values, bits, keep, r in zip(*rows, *masks, strict=False):
+        carried = len(bits)
+        if carried < len(h_bits):  # some sequences ended
             h_n[carried : len(h_bits)] = h[carried:]
             h, h_bits = h[:carried], h_bits[:carried]
-        if carried < size:  # these begin
-            a[carried:].addmm_(drop(h0[carried:size], _bits(h0[carried:size]), _rows(r, carried, size)), from_h0)
-        if carried:
-            _rows(a, 0, carried).addmm_(drop(h, h_bits, _rows(r, 0, carried)), from_h)
+        if carried == len(h_bits):
+            a.addmm_(drop(h, h_bits, r), from_h)
+        else:  # some begin
+            carried, size = len(h_bits), carried
+            a[:carried].addmm_(drop(h, h_bits, r), from_h)
+            a[carried:].addmm_(drop(h0[carried:size], _bits(h0)[carried:size], r, carried), from_h0)
         activate(values)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
@@ -106,34 +108,34 @@ def backward(
     multiply = np.multiply if output.dtype in NUMPY else torch.multiply
     drop = _Drop(h0)
 
-    def to_previous(later: Tensor, r: np.ndarray | None) -> Tensor:
+    def to_earlier(later: Tensor, r: np.ndarray | None, first: int = 0) -> Tensor:
         product = later @ weight
-        return drop(product, _bits(product), r)
-
-    def carry(g: Tensor, later: Tensor, r: np.ndarray | None, out: Tensor) -> None:
-        if r is None:
-            torch.addmm(g, later, weight, out=out)
-        else:
-            torch.add(g, to_previous(later, r), out=out)
+        return drop(product, _bits(product), r, first)
 
     later, later_size, later_r = grad_a[:0], 0, None
+    total, total_values = grad_h[:0], _values(grad_h[:0])
     slopes = _slopes(grad_a, output, spans, 1.0 if hidden is None else hidden.scale, nonlinearity)
-    rows = zip(_steps(grad_output, spans), _steps(grad_a, spans), slopes, _slices(_bits(grad_a), spans), strict=True)
-    for (g, a, slope, bits), keep, r in zip(rows, _keeps(hidden, spans, output), _keeps(recurrent, spans, output), strict=False):
-        size, carried = len(bits), min(len(bits), later_size)
-        if carried < later_size:  # these sequences began in the step after this
-            grad_h0[carried:later_size] = to_previous(later[carried:], _rows(later_r, carried, later_size))
-        if carried:
-            carry(_rows(g, 0, carried), _rows(later, 0, carried), _rows(later_r, 0, carried), _rows(grad_h, 0, carried))
-        if carried < size:  # these end here
-            grad_h[carried:size] = g[carried:]
+    rows = _steps(grad_output, spans), _steps(grad_a, spans), slopes, _slices(_bits(grad_a), spans)
+    masks = _keeps(hidden, spans, output), _keeps(recurrent, spans, output)
+    for g, a, slope, bits, keep, r in zip(*rows, *masks, strict=False):
+        size = len(bits)
+        if size != len(total_values):
+            total, total_values = grad_h[:size], _values(grad_h[:size])
+        if size == later_size and recurrent is None:
+            torch.addmm(g, later, weight, out=total)
+        else:
+            if size < later_size:  # these sequences began in the step after this
+                grad_h0[size:later_size] = to_earlier(later[size:], later_r, size)
+            carried = min(size, later_size)
+            torch.add(g[:carried], to_earlier(later[:carried], later_r), out=total[:carried])
+            total[carried:] = g[carried:]  # these end here
             if grad_h_n is not None:
-                grad_h[carried:size] += grad_h_n[carried:size]
-        multiply(slope, _values(_rows(grad_h, 0, size)), out=slope)
+                total[carried:] += grad_h_n[carried:size]
+        multiply(slope, total_values, out=slope)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
         later, later_size, later_r = a, size, r
-    grad_h0[:later_size] = to_previous(later, later_r)
+    grad_h0[:later_size] = to_earlier(later, later_r)
     return grad_a, grad_h0
 
 
@@ -184,26 +186,22 @@ def _blocks(x: Tensor) -> list[Span]:
 
 
 class _Drop:
-    """Zeroes the dropped elements of some rows, in a buffer of its own."""
+    """Zeroes what a mask drops of some rows, in a buffer of its own; `first` is the mask's row of the first of them."""
 
     def __init__(self, like: Tensor) -> None:
         self.buffer = torch.empty_like(like, memory_format=torch.contiguous_format)
         self.bits = _bits(self.buffer)
 
-    def __call__(self, x: Tensor, bits: np.ndarray, keep: np.ndarray | None) -> Tensor:
+    def __call__(self, x: Tensor, bits: np.ndarray, keep: np.ndarray | None, first: int = 0) -> Tensor:
         if keep is None:
             return x
-        np.bitwise_and(bits, keep, out=self.bits[: len(bits)])
-        return _rows(self.buffer, 0, len(bits))
+        rows = len(bits)
+        np.bitwise_and(bits, keep[first : first + rows], out=self.bits[:rows])
+        return self.buffer[:rows]
 
 
 def _scaled(weight: Tensor, mask: Mask | None) -> Tensor:
     return weight if mask is None else weight * mask.scale
-
-
-def _rows(x: Any, start: int, stop: int) -> Any:
-    """x[start:stop] of a tensor, an array or None; x itself where that is all of it, since a view costs a microsecond."""
-    return x if x is None or stop - start == x.shape[0] else x[start:stop]
 
 
 def _values(x: Tensor) -> Any:
@@ -237,18 +235,18 @@ def _chunks(spans: list[Span], width: int) -> Iterator[tuple[int, int, list[Span
 def _keeps(mask: Mask | None, spans: list[Span], like: Tensor) -> Iterator[np.ndarray | None]:
     """The mask of each step, as wide as an element of `like`."""
     if mask is None:
-        yield from repeat(None)
-        return
+        return repeat(None)
     integer = INTEGER[like.element_size()]
-    if not mask.per_step:
-        wide = mask.keep.to(integer).numpy()
-        for start, stop in spans:
-            yield wide[: stop - start]
-        return
-    for first, last, run in _chunks(spans, like.shape[1]):
-        wide = mask.keep[first:last].to(integer).numpy()
-        for start, stop in run:
-            yield wide[start - first : stop - first]
+    if mask.per_step:
+        return _widened(mask.keep, spans, integer)
+    wide = mask.keep.to(integer).numpy()
+    return iter([wide[: stop - start] for start, stop in spans])
+
+
+def _widened(keep: Tensor, spans: list[Span], integer: torch.dtype) -> Iterator[np.ndarray]:
+    for first, last, run in _chunks(spans, keep.shape[1]):
+        wide = keep[first:last].to(integer).numpy()
+        yield from [wide[start - first : stop - first] for start, stop in run]
 
 
 def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any], Any]:
@@ -262,15 +260,14 @@ def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any], Any]:
 
 def _slopes(grad_a: Tensor, output: Tensor, spans: list[Span], scale: float, nonlinearity: str) -> Iterator[Any]:
     """The rows of each step of `grad_a`, filled with scale * f'(a), computed from the output where it was kept."""
+    fast, values = output.dtype in NUMPY, _values(grad_a)
     for first, last, run in _chunks(spans, output.shape[1]):
-        fast = output.dtype in NUMPY
         y = output[first:last] if fast else output[first:last].float()
         slope = grad_a[first:last] if fast else torch.empty_like(y)
         _slope(y.numpy(), slope.numpy(), scale, nonlinearity)
         if not fast:
             grad_a[first:last] = slope
-        for start, stop in run:
-            yield _values(grad_a[start:stop])
+        yield from _slices(values, run)
 
 
 def _slope(y: np.ndarray, out: np.ndarray, scale: float, nonlinearity: str) -> None:

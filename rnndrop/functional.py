@@ -150,7 +150,7 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
             raise TypeError(f"seed should be an int or an int64 tensor, got a tensor of {seed.dtype}")
         if seed.numel() != 1:
             raise ValueError(f"seed should be a tensor of one element, got a tensor of shape {tuple(seed.shape)}")
-        return seed.detach().reshape(1).to(device)
+        return seed if seed.shape == (1,) and seed.device == device else seed.reshape(1).to(device)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed should be an int or an int64 tensor, got {type(seed).__name__}")
     return torch.tensor([(seed + 2**63) % 2**64 - 2**63], dtype=torch.int64, device=device)

@@ -119,7 +119,8 @@ def _fill(keep: np.ndarray, start: int, stop: int, seed: int, where: int, thresh
     columns = keep.shape[1]
     blocks = -(-columns // WORDS)
     # NumPy advances the counter before it draws: this start makes the first counter start*blocks + 1.
-    philox = np.random.Philox(key=[seed % 2**64, where], counter=start * blocks)
+    key = np.array([seed % 2**64, where], np.uint64)  # a list with numbers above 2**63 would go through float64
+    philox = np.random.Philox(key=key, counter=start * blocks)
     rows = max(1, CHUNK // max(1, blocks * WORDS))
     for first in range(start, stop, rows):
         part = keep[first : min(first + rows, stop)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,131 @@ from .mask import check_probability
 
 
 class RNN(nn.Module):
-    r"""DOC"""
+    r"""Apply a multi-layer Elman RNN with :math:`\tanh` or :math:`\text{ReLU}` non-linearity and dropout inside the recurrence.
+
+    For each element in the input sequence, each layer computes the following function:
+
+    .. math::
+        h_t = m_t \odot \tanh(x_t W_{ih}^T + b_{ih} + (r_t \odot h_{t-1}) W_{hh}^T + b_{hh})
+
+    where :math:`h_t` is the hidden state at time `t`, :math:`x_t` is the input at time `t`, and :math:`h_{(t-1)}` is the hidden
+    state of the previous layer at time `t-1` or the initial hidden state at time `0`. If :attr:`nonlinearity` is ``'relu'``,
+    then :math:`\text{ReLU}` is used instead of :math:`\tanh`. An element of the mask :math:`m_t` is 0 with probability
+    :attr:`hidden_dropout` and else :math:`1/(1-p)`, one of :math:`r_t` is 0 with probability :attr:`recurrent_dropout`. In
+    evaluation, and where every probability is 0, this is :class:`torch.nn.RNN`, and PyTorch's own code runs.
+
+    .. code-block:: python
+
+        # Efficient implementation equivalent to the following with bidirectional=False
+        rnn = rnndrop.RNN(input_size, hidden_size, num_layers, hidden_dropout=p, recurrent_dropout=q, dropout=d)
+        params = dict(rnn.named_parameters())
+        def mask(layer, p, kind):  # one row for each step t and sequence b
+            return rnndrop.dropout_mask(seed, L * N, hidden_size, p, layer=layer, kind=kind).view(L, N, hidden_size)
+        def forward(x, h):  # (L, N, H_in), (num_layers, N, H_out)
+            h = list(h)
+            for layer in range(num_layers):
+                m, r = mask(layer, p, "hidden"), mask(layer, q, "recurrent")
+                output = []
+                for t in range(L):
+                    h[layer] = m[t] * torch.tanh(
+                        x[t] @ params[f"weight_ih_l{layer}"].T
+                        + (r[t] * h[layer]) @ params[f"weight_hh_l{layer}"].T
+                        + params[f"bias_ih_l{layer}"]
+                        + params[f"bias_hh_l{layer}"]
+                    )
+                    output.append(h[layer])
+                x = output = torch.stack(output)
+                if layer < num_layers - 1:
+                    x = x * mask(layer, d, "between")
+            return output, torch.stack(h)
+
+    Args:
+        input_size: The number of expected features in the input `x`
+        hidden_size: The number of features in the hidden state `h`
+        num_layers: Number of recurrent layers. E.g., setting ``num_layers=2`` would mean stacking two RNNs together to form a
+            `stacked RNN`, with the second RNN taking in outputs of the first RNN and computing the final results. Default: 1
+        nonlinearity: The non-linearity to use. Can be either ``'tanh'`` or ``'relu'``. Default: ``'tanh'``
+        bias: If ``False``, then the layer does not use bias weights `b_ih` and `b_hh`. Default: ``True``
+        batch_first: If ``True``, then the input and output tensors are provided as `(batch, seq, feature)` instead of
+            `(seq, batch, feature)`. Note that this does not apply to hidden states. Default: ``False``
+        dropout: If non-zero, introduces a dropout on the outputs of each RNN layer except the last layer, with dropout
+            probability equal to :attr:`dropout`, a fresh mask at every step. Default: 0
+        bidirectional: If ``True``, becomes a bidirectional RNN. Default: ``False``
+        device, dtype: Of the parameters. float32, float64, bfloat16 or float16.
+        hidden_dropout: The probability of an element of :math:`h_t` to be zeroed, for the output and for the next step.
+            Default: 0
+        recurrent_dropout: The probability of an element of :math:`h_{t-1}` to be zeroed where it enters :math:`W_{hh}`; the
+            output is not dropped (Gal and Ghahramani 2016, "A Theoretically Grounded Application of Dropout in Recurrent
+            Neural Networks"). Default: 0
+        mask_scope: ``'step'``, a fresh mask at every step, so that a dropped unit comes back at the next; or ``'sequence'``,
+            the same mask at every step of a sequence (variational dropout). Default: ``'step'``
+
+    Inputs: input, hx, seed
+        * **input**: tensor of shape :math:`(L, H_{in})` for unbatched input, :math:`(L, N, H_{in})` when
+          ``batch_first=False`` or :math:`(N, L, H_{in})` when ``batch_first=True`` containing the features of the input
+          sequence. The input can also be a packed variable length sequence. See
+          :func:`torch.nn.utils.rnn.pack_padded_sequence` or :func:`torch.nn.utils.rnn.pack_sequence` for details.
+        * **hx**: tensor of shape :math:`(D * \text{num\_layers}, H_{out})` for unbatched input or
+          :math:`(D * \text{num\_layers}, N, H_{out})` containing the initial hidden state for the input sequence batch.
+          Defaults to zeros if not provided.
+        * **seed** (keyword): an int or an int64 tensor of one element, which all masks of the call follow from, on every
+          device alike. By default one is drawn from PyTorch's generator of the input's device; evaluation draws none.
+
+        where:
+
+        .. math::
+            \begin{aligned}
+                N ={} & \text{batch size} \\
+                L ={} & \text{sequence length} \\
+                D ={} & 2 \text{ if bidirectional=True otherwise } 1 \\
+                H_{in} ={} & \text{input\_size} \\
+                H_{out} ={} & \text{hidden\_size}
+            \end{aligned}
+
+    Outputs: output, h_n
+        * **output**: tensor of shape :math:`(L, D * H_{out})` for unbatched input, :math:`(L, N, D * H_{out})` when
+          ``batch_first=False`` or :math:`(N, L, D * H_{out})` when ``batch_first=True`` containing the output features
+          `(h_t)` from the last layer of the RNN, for each `t`, its :math:`m_t` included. If a
+          :class:`torch.nn.utils.rnn.PackedSequence` has been given as the input, the output will also be a packed sequence.
+        * **h_n**: tensor of shape :math:`(D * \text{num\_layers}, H_{out})` for unbatched input or
+          :math:`(D * \text{num\_layers}, N, H_{out})` containing the final hidden state for each element in the batch. It
+          shares no memory with the output.
+
+    Attributes:
+        weight_ih_l[k]: the learnable input-hidden weights of the k-th layer, of shape `(hidden_size, input_size)` for
+            `k = 0`. Otherwise, the shape is `(hidden_size, num_directions * hidden_size)`
+        weight_hh_l[k]: the learnable hidden-hidden weights of the k-th layer, of shape `(hidden_size, hidden_size)`
+        bias_ih_l[k]: the learnable input-hidden bias of the k-th layer, of shape `(hidden_size)`
+        bias_hh_l[k]: the learnable hidden-hidden bias of the k-th layer, of shape `(hidden_size)`
+        hidden_dropout, recurrent_dropout, dropout, mask_scope: as given; may be set between calls
+
+    Raises:
+        ValueError: a probability outside [0, 1] or not a number; an unknown `nonlinearity` or `mask_scope`; a size not above
+            zero; in `forward`, an input of another dtype than the weights or of neither 2 nor 3 dimensions.
+        TypeError: a size that is no int or a flag that is no bool; in `forward`, a `seed` that is neither an int nor an int64
+            tensor.
+        RuntimeError: in `forward`, shapes of `input` or `hx` that do not match.
+
+    .. note::
+        All the weights and biases are initialized from :math:`\mathcal{U}(-\sqrt{k}, \sqrt{k})` where
+        :math:`k = \frac{1}{\text{hidden\_size}}`, in the order of :class:`torch.nn.RNN`: the same generator state gives the
+        same weights.
+
+    .. note::
+        For bidirectional RNNs, forward and backward are directions 0 and 1 respectively. Example of splitting the output
+        layers when ``batch_first=False``: ``output.view(seq_len, batch, num_directions, hidden_size)``. Each direction has
+        masks of its own.
+
+    .. note::
+        ``batch_first`` argument is ignored for unbatched inputs.
+
+    Examples::
+
+        >>> rnn = rnndrop.RNN(10, 20, 2, hidden_dropout=0.2)
+        >>> input = torch.randn(5, 3, 10)
+        >>> h0 = torch.randn(2, 3, 20)
+        >>> output, hn = rnn(input, h0)
+    """
 
     def __init__(
         self,
@@ -137,22 +262,24 @@ class RNN(nn.Module):
         time_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if time_first else input
         sizes = None if batch_sizes is None else batch_sizes.tolist()
-        states = []
+        states: list[Tensor] = []
         for layer in range(self.num_layers):
             if layer and self.dropout:
                 x = functional.dropout_between(x, self.dropout, seed, layer - 1, self._directions, sizes)
             x, h_n = self._layer(x, hx, seed, layer, batch_sizes, sizes)
-            states.append(h_n)
-        return x.transpose(0, 1) if time_first else x, torch.cat(states)
+            states += h_n
+        return x.transpose(0, 1) if time_first else x, _stack(states)
 
     def _layer(
         self, x: Tensor, hx: Tensor, seed: Tensor, layer: int, batch_sizes: Tensor | None, sizes: list[int] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Output and states (D, B, H) of one layer in all its directions."""
-        numbers = range(layer * self._directions, (layer + 1) * self._directions)
-        weights = [self.all_weights[number] for number in numbers]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """The output of one layer and the last state (B, H) of each of its directions."""
+        first = layer * self._directions
+        numbers = range(first, first + self._directions)
+        weights = self.all_weights[first : numbers.stop]
         if not (self.hidden_dropout or self.recurrent_dropout):
-            return self._torch_rnn(x, hx[numbers.start : numbers.stop], sum(weights, []), batch_sizes)
+            output, h_n = self._torch_rnn(x, hx[first : numbers.stop], sum(weights, []), batch_sizes)
+            return output, h_n.unbind(0)
         results = [
             functional.rnn_layer(
                 x,
@@ -170,7 +297,7 @@ class RNN(nn.Module):
             for direction, number in enumerate(numbers)
         ]
         outputs, states = zip(*results, strict=True)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), torch.stack(states)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), states
 
     def _torch_rnn(
         self,
@@ -241,7 +368,66 @@ class RNN(nn.Module):
 
 
 class RNNCell(nn.Module):
-    r"""DOC"""
+    r"""An Elman RNN cell with tanh or ReLU non-linearity and dropout of its hidden state.
+
+    .. math::
+
+        h' = m \odot \tanh(W_{ih} x + b_{ih}  +  W_{hh} (r \odot h) + b_{hh})
+
+    If :attr:`nonlinearity` is `'relu'`, then ReLU is used in place of tanh. An element of the mask :math:`m` is 0 with
+    probability :attr:`hidden_dropout` and else :math:`1/(1-p)`, one of :math:`r` is 0 with probability
+    :attr:`recurrent_dropout`. In evaluation, and where both are 0, this is :class:`torch.nn.RNNCell`.
+
+    Args:
+        input_size: The number of expected features in the input `x`
+        hidden_size: The number of features in the hidden state `h`
+        bias: If ``False``, then the layer does not use bias weights `b_ih` and `b_hh`. Default: ``True``
+        nonlinearity: The non-linearity to use. Can be either ``'tanh'`` or ``'relu'``. Default: ``'tanh'``
+        device, dtype: Of the parameters. float32, float64, bfloat16 or float16.
+        hidden_dropout: The probability of an element of :math:`h'` to be zeroed. Default: 0
+        recurrent_dropout: The probability of an element of :math:`h` to be zeroed where it enters :math:`W_{hh}`. Default: 0
+
+    Inputs: input, hidden, seed
+        - **input**: tensor containing input features
+        - **hidden**: tensor containing the initial hidden state. Defaults to zero if not provided.
+        - **seed** (keyword): an int or an int64 tensor of one element, which both masks follow from: row `b` of
+          ``dropout_mask(seed, N, hidden_size, p)`` is that of sequence `b`. By default one is drawn from PyTorch's generator
+          of the input's device; evaluation draws none.
+
+    Outputs: h'
+        - **h'** of shape `(batch, hidden_size)`: tensor containing the next hidden state for each element in the batch
+
+    Shape:
+        - input: :math:`(N, H_{in})` or :math:`(H_{in})` tensor containing input features where :math:`H_{in}` = `input_size`.
+        - hidden: :math:`(N, H_{out})` or :math:`(H_{out})` tensor containing the initial hidden state where
+          :math:`H_{out}` = `hidden_size`. Defaults to zero if not provided.
+        - output: :math:`(N, H_{out})` or :math:`(H_{out})` tensor containing the next hidden state.
+
+    Attributes:
+        weight_ih: the learnable input-hidden weights, of shape `(hidden_size, input_size)`
+        weight_hh: the learnable hidden-hidden weights, of shape `(hidden_size, hidden_size)`
+        bias_ih: the learnable input-hidden bias, of shape `(hidden_size)`
+        bias_hh: the learnable hidden-hidden bias, of shape `(hidden_size)`
+
+    Raises:
+        ValueError: a probability outside [0, 1] or not a number; in `forward`, tensors of neither 1 nor 2 dimensions.
+        RuntimeError: in `forward`, an unknown `nonlinearity`, or shapes that do not match.
+        TypeError: in `forward`, a `seed` that is neither an int nor an int64 tensor.
+
+    .. note::
+        All the weights and biases are initialized from :math:`\mathcal{U}(-\sqrt{k}, \sqrt{k})` where
+        :math:`k = \frac{1}{\text{hidden\_size}}`
+
+    Examples::
+
+        >>> rnn = rnndrop.RNNCell(10, 20, hidden_dropout=0.2)
+        >>> input = torch.randn(6, 3, 10)
+        >>> hx = torch.randn(3, 20)
+        >>> output = []
+        >>> for i in range(6):
+        ...     hx = rnn(input[i], hx)
+        ...     output.append(hx)
+    """
 
     def __init__(
         self,
@@ -309,6 +495,10 @@ class RNNCell(nn.Module):
         defaults = dict(bias=True, nonlinearity="tanh", hidden_dropout=0, recurrent_dropout=0)
         changed = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
         return ", ".join([str(self.input_size), str(self.hidden_size), *changed])
+
+
+def _stack(states: list[Tensor]) -> Tensor:
+    return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
 
 def _check_arguments(input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any) -> None:
