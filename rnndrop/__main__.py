@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     demo = commands.add_parser("demo", help="train small models with and without dropout; write pictures and metrics.json")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for the results (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=42, help="of the weights and the masks (default: %(default)s)")
-    demo.add_argument("--quick", action="store_true", help="a tenth of the training steps: shows that it runs, not what it learns")
+    demo.add_argument("--quick", action="store_true", help="a tenth of the training steps: whether it runs, not what it learns")
     options = parser.parse_args(arguments)
     try:
         from .demo import run

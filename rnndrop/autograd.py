@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +22,15 @@ from . import cpu, reference
 from .mask import Mask, scale, site
 
 Optional = Tensor | None
+
+
+def backend(strategy: str) -> Any:
+    """`cpu`, or the kernels under one strategy. Triton is imported only here."""
+    if strategy == "torch":
+        return cpu
+    from .gpu import Kernels
+
+    return Kernels(strategy)
 
 
 class Layer(NamedTuple):
@@ -49,26 +57,21 @@ class Layer(NamedTuple):
         return spans[::-1] if self.direction else spans
 
     def keep(self, kind: str, p: float, seed: Tensor, input: Tensor, columns: int) -> Tensor:
-        """The mask of this layer in the form of its backend, (N, ...) or (B, ...); empty where nothing is dropped."""
-        backend = _backend(self.strategy)
+        """The mask of this layer in the form of its backend, (T*B, ...) or (B, ...); empty where nothing is dropped."""
+        masks = backend(self.strategy)
         if p == 0:
-            return input.new_empty(0, dtype=backend.KEEP)
+            return input.new_empty(0, dtype=masks.KEEP)
         sizes = self.sizes(input)
-        batch, per_step = sizes[0], self.mask_scope == "step"
-        rows = len(sizes) * batch if per_step else batch
-        keep = backend.keep(seed, rows, columns, p, site(kind, self.layer, self.direction))
-        if per_step and self.batch_sizes is not None:
-            keep = keep[packed_rows(self.batch_sizes).to(keep.device)]
-        return keep
+        rows = len(sizes) * sizes[0] if self.mask_scope == "step" else sizes[0]
+        return masks.keep(seed, rows, columns, p, site(kind, self.layer, self.direction)).to(input.device)
+
+    def keeps(self, seed: Tensor, input: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+        hidden = self.keep("hidden", self.hidden_dropout, seed, input, columns)
+        return hidden, self.keep("recurrent", self.recurrent_dropout, seed, input, columns)
 
     def masks(self, hidden_keep: Tensor, recurrent_keep: Tensor) -> list[Mask | None]:
         pairs = (hidden_keep, self.hidden_dropout), (recurrent_keep, self.recurrent_dropout)
         return [Mask(keep, scale(p), self.mask_scope == "step") if p else None for keep, p in pairs]
-
-
-def packed_rows(batch_sizes: Sequence[int]) -> Tensor:
-    """The row t*B + b of a padded batch for each row of a packed one."""
-    return torch.cat([torch.arange(t * batch_sizes[0], t * batch_sizes[0] + size) for t, size in enumerate(batch_sizes)])
 
 
 class Dropout(NamedTuple):
@@ -101,8 +104,8 @@ def reference_layer(inputs: Sequence[Optional], layer: Layer, masks: Sequence[Ma
     def steps(mask: Mask | None) -> list[Tensor] | None:
         if mask is None:
             return None
-        keep = _backend(layer.strategy).unpack(mask.keep, len(w_hh))
-        return list(keep.split(sizes)) if mask.per_step else [keep] * len(sizes)
+        keep = backend(layer.strategy).unpack(mask.keep, len(w_hh))
+        return list(keep.split(sizes[0])) if mask.per_step else [keep] * len(sizes)
 
     hidden, recurrent = masks
     output, h_n = reference.rnn_layer(
@@ -122,18 +125,13 @@ def reference_layer(inputs: Sequence[Optional], layer: Layer, masks: Sequence[Ma
     return output.view(*input.shape[:-1], len(w_hh)), h_n
 
 
-def _backend(strategy: str) -> ModuleType:
-    return cpu
-
-
 def _layer_forward(
     input: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Optional, b_hh: Optional, seed: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, h_n and the two masks."""
     layer = Layer(*options)
-    hidden_keep = layer.keep("hidden", layer.hidden_dropout, seed, input, len(w_hh))
-    recurrent_keep = layer.keep("recurrent", layer.recurrent_dropout, seed, input, len(w_hh))
-    output, h_n = _backend(layer.strategy).forward(
+    hidden_keep, recurrent_keep = layer.keeps(seed, input, len(w_hh))
+    output, h_n = backend(layer.strategy).forward(
         input.reshape(-1, input.shape[-1]),
         h0,
         w_ih,
@@ -166,7 +164,7 @@ def _layer_backward(
     x, y = input.reshape(-1, input.shape[-1]), output.reshape(-1, output.shape[-1])
     if grad_output is None:
         grad_output = output.new_zeros(()).expand_as(output)
-    grad_a, grad_h0 = _backend(layer.strategy).backward(
+    grad_a, grad_h0 = backend(layer.strategy).backward(
         grad_output, grad_h_n, y, h0, w_hh, hidden, recurrent, spans=spans, nonlinearity=layer.nonlinearity
     )
     gradients: list[Callable[[], Tensor]] = [
@@ -184,10 +182,10 @@ def _grad_w_hh(
 ) -> Tensor:
     batch, rows = len(h0), len(output)
     if recurrent is not None:
-        entered = _backend(layer.strategy).recurrent_input(output, h0, recurrent, spans=spans)
+        entered = backend(layer.strategy).recurrent_input(output, h0, recurrent, spans=spans)
         return (grad_a.t() @ entered).mul_(recurrent.scale)
     if len(spans) * batch != rows:
-        return grad_a.t() @ _backend(layer.strategy).recurrent_input(output, h0, None, spans=spans)
+        return grad_a.t() @ backend(layer.strategy).recurrent_input(output, h0, None, spans=spans)
     # No copy of the states: the last row of each sequence enters nothing, and h0 enters the first.
     states, next_a, first_a = output[: rows - batch], grad_a[batch:], grad_a[:batch]
     if layer.direction:
@@ -198,12 +196,12 @@ def _grad_w_hh(
 def _dropout_forward(x: Tensor, seed: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     """dropout(f(x)), and the mask, empty where the backend makes it again."""
     dropout = Dropout(*options)
-    return _backend(dropout.strategy).dropout_forward(x, seed, dropout.p, dropout.site, nonlinearity=dropout.nonlinearity)
+    return backend(dropout.strategy).dropout_forward(x, seed, dropout.p, dropout.site, nonlinearity=dropout.nonlinearity)
 
 
 def _dropout_backward(grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tensor, *options: Any) -> Tensor:
     dropout = Dropout(*options)
-    return _backend(dropout.strategy).dropout_backward(
+    return backend(dropout.strategy).dropout_backward(
         grad_y, y, keep, seed, dropout.p, dropout.site, nonlinearity=dropout.nonlinearity
     )
 
@@ -217,15 +215,16 @@ def _setup_layer(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 
 def _layer_gradients(backward: Callable[..., list[Tensor]], ctx: Any, *grads: Optional) -> tuple[Optional, ...]:
     *inputs, output, hidden_keep, recurrent_keep = ctx.saved_tensors
-    needs, found = ctx.needs_input_grad, []
+    needs = ctx.needs_input_grad
+    found: list[Optional]
     if torch.is_grad_enabled():
         layer = Layer(*ctx.options)
         outputs = reference_layer(inputs, layer, layer.masks(hidden_keep, recurrent_keep))
         found = _with_graph(outputs, grads, inputs, needs)
     else:
         asked = [*needs[:4], any(needs[4:6])]
-        found = backward(*grads[:2], *inputs[:4], output, hidden_keep, recurrent_keep, asked, *ctx.options)
-        found.append(found[-1].clone() if all(needs[4:6]) else found[-1])
+        *gradients, bias = backward(*grads[:2], *inputs[:4], output, hidden_keep, recurrent_keep, asked, *ctx.options)
+        found = [*gradients, bias, bias.clone() if all(needs[4:6]) else bias]
     kept = [g if need else None for g, need in zip(found, needs, strict=False)]
     return *kept, *[None] * (len(needs) - len(kept))
 
@@ -235,7 +234,7 @@ def _with_graph(
 ) -> list[Optional]:
     """Gradients of the inputs that have a graph of their own."""
     pairs = [(y, g) for y, g in zip(outputs, grads, strict=False) if g is not None]
-    leaves = [x for x, need in zip(inputs, needs, strict=False) if need]
+    leaves = [x for x, need in zip(inputs, needs, strict=False) if need and x is not None]
     found = iter(torch.autograd.grad([y for y, _ in pairs], leaves, [g for _, g in pairs], create_graph=True))
     return [next(found) if need else None for _, need in zip(inputs, needs, strict=False)]
 
@@ -253,12 +252,16 @@ def _dropout_gradients(backward: Callable[..., Tensor], ctx: Any, grad_y: Tensor
 
 def _dropout_graph_gradient(grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tensor, *options: Any) -> Tensor:
     """The gradient of x with a graph of its own: y, which f' is computed from, leads to x."""
-    dropout, backend = Dropout(*options), _backend(Dropout(*options).strategy)
-    kept, factor = scale(dropout.p), 1 / (scale(dropout.p) or 1)
-    if keep.numel() != y.numel():
-        keep = backend.keep(seed, *y.shape, dropout.p, dropout.site)
-    slope = {"tanh": lambda: kept - y * y * factor, "relu": lambda: kept * (y > 0), "identity": lambda: kept}[dropout.nonlinearity]()
-    return (grad_y * slope).masked_fill(~backend.unpack(keep, y.shape[1]), 0)
+    dropout = Dropout(*options)
+    masks, kept = backend(dropout.strategy), scale(dropout.p)
+    slope: Tensor | float = kept
+    if dropout.nonlinearity == "tanh":
+        slope = kept - y * y / (kept or 1)
+    elif dropout.nonlinearity == "relu":
+        slope = kept * ~(y <= 0)
+    if keep.numel() == 0:
+        keep = masks.keep(seed, *y.shape, dropout.p, dropout.site)
+    return (grad_y * slope).masked_fill(~masks.unpack(keep, y.shape[1]), 0)
 
 
 # autograd asks for the signature at every call; to work it out takes longer than to run a small step.
@@ -315,31 +318,45 @@ _dropout_op.register_autograd(partial(_dropout_gradients, _dropout_backward_op),
 
 
 @_layer_op.register_fake
-def _(input: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Optional, b_hh: Optional, seed: Tensor, *options: Any):
+def _layer_fake(
+    input: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Optional, b_hh: Optional, seed: Tensor, *options: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     layer = Layer(*options)
-    backend = _backend(layer.strategy)
-    output = input.new_empty(*input.shape[:-1], w_hh.shape[0])
-    rows = output.numel() // output.shape[-1] if layer.mask_scope == "step" else h0.shape[0]
+    masks = backend(layer.strategy)
+    columns = w_hh.shape[0]
+    rows = h0.shape[0] * len(layer.sizes(input)) if layer.mask_scope == "step" else h0.shape[0]
 
     def keep(p: float) -> Tensor:
-        return input.new_empty((rows, backend.keep_columns(w_hh.shape[0])) if p else 0, dtype=backend.KEEP)
+        return input.new_empty((rows, masks.keep_columns(columns)) if p else 0, dtype=masks.KEEP)
 
-    return output, torch.empty_like(h0), keep(layer.hidden_dropout), keep(layer.recurrent_dropout)
+    output = input.new_empty(*input.shape[:-1], columns)
+    return output, h0.new_empty(h0.shape), keep(layer.hidden_dropout), keep(layer.recurrent_dropout)
 
 
 @_layer_backward_op.register_fake
-def _(grad_output, grad_h_n, input, h0, w_ih, w_hh, output, hidden_keep, recurrent_keep, needs, *options):
-    like = [input, h0, w_ih, w_hh, w_hh[0]]
-    return [torch.empty_like(x) if need else x.new_empty(0) for x, need in zip(like, needs, strict=True)]
+def _layer_backward_fake(
+    grad_output: Optional,
+    grad_h_n: Optional,
+    input: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    output: Tensor,
+    hidden_keep: Tensor,
+    recurrent_keep: Tensor,
+    needs: Sequence[bool],
+    *options: Any,
+) -> list[Tensor]:
+    like = input, h0, w_ih, w_hh, w_hh[0]
+    return [input.new_empty(x.shape if need else 0) for x, need in zip(like, needs, strict=True)]
 
 
 @_dropout_op.register_fake
-def _(x, seed, *options):
-    backend = _backend(Dropout(*options).strategy)
-    rows, columns = x.shape
-    return x.new_empty(rows, columns), x.new_empty((rows, backend.keep_columns(columns)), dtype=backend.KEEP)
+def _dropout_fake(x: Tensor, seed: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    masks = backend(Dropout(*options).strategy)
+    return x.new_empty(x.shape), x.new_empty(masks.dropout_keep_shape(*x.shape), dtype=masks.KEEP)
 
 
 @_dropout_backward_op.register_fake
-def _(grad_y, y, keep, seed, *options):
-    return torch.empty_like(y)
+def _dropout_backward_fake(grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tensor, *options: Any) -> Tensor:
+    return y.new_empty(y.shape)

@@ -101,7 +101,7 @@ def backward(
     spans: list[Span],
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of the pre-activations a (N, H) and of h0 (B, H). `grad_output` has the rows of `output`, or is (T, B, H)."""
+    """The gradients of the pre-activations (N, H) and of h0 (B, H). `grad_output` is (N, H) or (T, B, H)."""
     spans = spans[::-1]
     weight = _scaled(w_hh, recurrent)
     grad_a, grad_h0, grad_h = torch.empty_like(output), torch.empty_like(h0), torch.empty_like(h0)
@@ -143,7 +143,9 @@ def recurrent_input(output: Tensor, h0: Tensor, recurrent: Mask | None, *, spans
     """What entered W_hh at each row, (N, H): the state before it, its dropped elements 0, without the mask's scale."""
     entered = torch.empty_like(output)
     bits, start_bits, previous = _bits(entered), _bits(h0), _bits(output)[:0]
-    for now, then, r in zip(_slices(bits, spans), _slices(_bits(output), spans), _keeps(recurrent, spans, output), strict=False):
+    for now, then, r in zip(
+        _slices(bits, spans), _slices(_bits(output), spans), _keeps(recurrent, spans, output), strict=False
+    ):
         carried = min(len(now), len(previous))
         now[:carried] = previous[:carried]
         now[carried:] = start_bits[carried : len(now)]
@@ -153,10 +155,15 @@ def recurrent_input(output: Tensor, h0: Tensor, recurrent: Mask | None, *, spans
     return entered
 
 
+def dropout_keep_shape(rows: int, columns: int) -> tuple[int, int]:
+    """The shape of the mask that dropout_backward takes."""
+    return rows, columns
+
+
 def dropout_forward(x: Tensor, seed: Tensor, p: float, site: int, *, nonlinearity: str) -> tuple[Tensor, Tensor]:
     """dropout(f(x)) of x (N, H), any strides, and the mask."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x)
-    mask = Mask(keep(seed, *x.shape, p, site), scale(p), per_step=True)
+    mask = Mask(keep(seed, len(x), x.shape[1], p, site), scale(p), per_step=True)
     activate, spans = _activation(nonlinearity, x), _blocks(x)
     for values, bits, kept in zip(_slices(_values(y), spans), _slices(_bits(y), spans), _keeps(mask, spans, x), strict=True):
         activate(values)
@@ -232,15 +239,25 @@ def _chunks(spans: list[Span], width: int) -> Iterator[tuple[int, int, list[Span
         yield min(run)[0], max(run)[1], run
 
 
-def _keeps(mask: Mask | None, spans: list[Span], like: Tensor) -> Iterator[np.ndarray | None]:
+def _keeps(mask: Mask | None, spans: list[Span], like: Tensor) -> Iterator[Any]:
     """The mask of each step, as wide as an element of `like`."""
     if mask is None:
         return repeat(None)
     integer = INTEGER[like.element_size()]
     if mask.per_step:
-        return _widened(mask.keep, spans, integer)
+        batch = len(mask.keep) // len(spans)
+        return _widened(mask.keep, _padded(spans, batch), integer)
     wide = mask.keep.to(integer).numpy()
     return iter([wide[: stop - start] for start, stop in spans])
+
+
+def _padded(spans: list[Span], batch: int) -> list[Span]:
+    """Where the rows of each step would be if all sequences were of one length."""
+    if spans[0][1] - spans[0][0] == spans[-1][1] - spans[-1][0]:
+        return spans
+    forwards = spans[0] < spans[-1]
+    padded = [(t * batch, t * batch + stop - start) for t, (start, stop) in enumerate(spans if forwards else spans[::-1])]
+    return padded if forwards else padded[::-1]
 
 
 def _widened(keep: Tensor, spans: list[Span], integer: torch.dtype) -> Iterator[np.ndarray]:

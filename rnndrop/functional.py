@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import autograd, cpu, reference
-from .mask import Mask, check_probability, scale, site
+from . import autograd, reference
+from .mask import check_probability, scale, site
 
-STRATEGIES = ("auto", "torch", "reference")
+STRATEGIES = ("auto", "torch", "reference", "resident", "cooperative", "stepwise")
+POINTWISE_STRATEGIES = ("auto", "torch", "reference", "triton")
 MASK_SCOPES = ("step", "sequence")
 NONLINEARITIES = ("tanh", "relu")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -31,7 +32,8 @@ def tanh_dropout(
         training: drop if ``True``, else return ``tanh(x)``. Default: ``True``
         seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of x's device. The mask is
             ``rnndrop.dropout_mask(seed, rows, columns, p)``.
-        strategy: ``"auto"``, ``"torch"`` or ``"reference"`` (plain PyTorch operations). Default: ``"auto"``
+        strategy: ``"torch"`` (the CPU path), ``"triton"`` (one kernel, masks made in registers), ``"reference"`` (plain
+            PyTorch operations) or ``"auto"``, by x's device. Default: ``"auto"``
 
     Returns:
         A tensor of the shape and dtype of x.
@@ -45,7 +47,7 @@ def tanh_dropout(
         >>> y = rnndrop.functional.tanh_dropout(torch.randn(3, 5), p=0.2)
     """
     p = check_probability("p", p)
-    check_choice("strategy", strategy, STRATEGIES)
+    check_choice("strategy", strategy, POINTWISE_STRATEGIES)
     if not training or p == 0:
         return torch.tanh(x)
     if not x.is_floating_point():
@@ -88,14 +90,16 @@ def rnn_layer(
         mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all. Default: ``"step"``
         seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of the input's device.
         layer, direction: numbers that the masks depend on. Direction 1 runs from the last step to the first.
-        strategy: ``"auto"``, ``"torch"`` or ``"reference"`` (the plain loop). Default: ``"auto"``
+        strategy: ``"torch"`` (the CPU path), ``"resident"``, ``"cooperative"`` or ``"stepwise"`` (Triton kernels),
+            ``"reference"`` (the plain loop) or ``"auto"``, by device, shape and dtype. Default: ``"auto"``
         batch_sizes: the rows of each step of packed data, never increasing.
 
     Returns:
         output, (T, B, H) or (N, H), and h_n, (B, H), of the input's dtype: float32, float64, bfloat16 or float16.
 
     Raises:
-        ValueError: a probability outside [0, 1]; an unknown nonlinearity, mask scope or strategy.
+        ValueError: a probability outside [0, 1]; an unknown nonlinearity, mask scope or strategy; a strategy asked for by
+            name that cannot run, with the reason.
         RuntimeError: shapes, dtypes or devices that do not match.
         TypeError: a seed that is neither an int nor an int64 tensor.
     """
@@ -107,38 +111,49 @@ def rnn_layer(
     tensors = _autocast(input, h0, w_ih, w_hh, b_ih, b_hh)
     _check_shapes(*tensors, batch_sizes=batch_sizes)
     seed = seed_tensor(seed, input.device) if any(rates) else torch.zeros(1, dtype=torch.int64, device=input.device)
-    chosen = choose_strategy(strategy)
+    chosen = choose_strategy(strategy, tensors[0], len(w_hh), len(h0), packed=batch_sizes is not None)
     options = autograd.Layer(batch_sizes, nonlinearity, *rates, mask_scope, layer, direction, chosen)
-    if strategy == "reference":
-        keeps = [
-            options.keep(kind, p, seed, input, len(w_hh)) for kind, p in zip(("hidden", "recurrent"), rates, strict=True)
-        ]
-        return autograd.reference_layer(tensors, options, options.masks(*keeps))
+    if chosen == "reference":
+        options = options._replace(strategy="stepwise" if input.is_cuda else "torch")  # whose masks it takes
+        return autograd.reference_layer(tensors, options, options.masks(*options.keeps(seed, tensors[0], len(w_hh))))
     return autograd.layer(*tensors, seed, *options)
 
 
 def activation_dropout(x: Tensor, nonlinearity: str, p: float, seed: Tensor, where: int, strategy: str = "auto") -> Tensor:
     """dropout(f(x)) of x (..., H); f may be the identity. `where` is the :func:`site` of the mask."""
     _check_dtype("dropout", x)
+    if x.numel() == 0:
+        return reference.ACTIVATIONS[nonlinearity](x)
     rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
+    if strategy == "auto":
+        strategy = {"cpu": "torch", "cuda": "triton"}.get(x.device.type, "reference")
+        strategy = strategy if strategy != "triton" or x.dtype != torch.float64 else "reference"
+    _check_device(strategy, x.device)
     if strategy == "reference":
-        keep = cpu.unpack(cpu.keep(seed, *rows.shape, p, where), rows.shape[1]).to(x.device)
+        masks = autograd.backend("triton" if x.is_cuda else "torch")
+        keep = masks.unpack(masks.keep(seed, *rows.shape, p, where), rows.shape[1]).to(x.device)
         return reference.dropout(rows, keep, scale(p), nonlinearity=nonlinearity).view(x.shape)
-    return autograd.dropout(rows, seed, nonlinearity, p, where, choose_strategy(strategy)).view(x.shape)
+    return autograd.dropout(rows, seed, nonlinearity, p, where, strategy).view(x.shape)
 
 
 def dropout_between(
     x: Tensor, p: float, seed: Tensor, layer: int, directions: int, batch_sizes: Sequence[int] | None
 ) -> Tensor:
     """The dropout between `layer` and the next, on its output (T, B, D*H), or (N, D*H) packed; per step, a mask a direction."""
-    index = None if batch_sizes is None else autograd.packed_rows(batch_sizes).to(x.device)
+    index = None if batch_sizes is None else _padded_rows(batch_sizes).to(x.device)
+    rows = 0 if batch_sizes is None else len(batch_sizes) * batch_sizes[0]
     dropped = []
     for direction, part in enumerate(x.chunk(directions, -1)):
         if index is not None:  # rows are numbered as if all sequences were of one length
-            part = part.new_zeros(len(batch_sizes) * batch_sizes[0], part.shape[1]).index_copy(0, index, part)
+            part = part.new_zeros(rows, part.shape[1]).index_copy(0, index, part)
         part = activation_dropout(part, "identity", p, seed, site("between", layer, direction))
         dropped.append(part if index is None else part.index_select(0, index))
     return dropped[0] if directions == 1 else torch.cat(dropped, -1)
+
+
+def _padded_rows(batch_sizes: Sequence[int]) -> Tensor:
+    """The row t*B + b of a padded batch for each row of a packed one."""
+    return torch.cat([torch.arange(t * batch_sizes[0], t * batch_sizes[0] + size) for t, size in enumerate(batch_sizes)])
 
 
 def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
@@ -162,13 +177,27 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"Unknown {name} {value!r}. Select from {listed}.")
 
 
-def choose_strategy(strategy: str) -> str:
-    return "torch"
+def choose_strategy(strategy: str, input: Tensor, H: int, B: int, *, packed: bool) -> str:
+    """The strategy that runs a layer of H units on B sequences."""
+    kind = input.device.type
+    _check_device(strategy, input.device)
+    if strategy != "auto":
+        return strategy
+    if kind != "cuda":
+        return "torch" if kind == "cpu" else "reference"
+    from .gpu import choose
+
+    return choose(input.device, H, B, input.dtype, packed=packed).strategy
 
 
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+def _check_device(strategy: str, device: torch.device) -> None:
+    if strategy == "torch" and device.type != "cpu":
+        raise ValueError(f"strategy 'torch' cannot run: it computes in NumPy, and the input is on {device}")
+
+
+def _autocast(*tensors: Any) -> list[Any]:
     """The tensors in autocast's dtype where it is on, as its list for nn.RNN's products has it."""
-    kind = tensors[0].device.type  # type: ignore[union-attr]
+    kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return list(tensors)
     dtype = torch.get_autocast_dtype(kind)
@@ -190,7 +219,6 @@ def _check_shapes(
     *,
     batch_sizes: Sequence[int] | None,
 ) -> None:
-    _check_dtype("rnn_layer", input)
     dims = 3 if batch_sizes is None else 2
     if input.dim() != dims:
         raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
@@ -213,3 +241,4 @@ def _check_shapes(
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but input is on {input.device} and {name} on {tensor.device}"
             )
+    _check_dtype("rnn_layer", input)

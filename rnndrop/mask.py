@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,8 @@ SHARE = 1 << 17  # words that repay a second thread
 
 
 class Mask(NamedTuple):
-    """A mask as a backend holds it. `keep` has a row for each row of the sequence, (N, ...), where every step has a mask of its
-    own (`per_step`), and else a row for each sequence, (B, ...); what is kept is multiplied by `scale`."""
+    """A mask as a backend holds it. `keep` has a row for each step and sequence, (T*B, ...), where every step has a mask of its
+    own (`per_step`), and else one for each sequence, (B, ...). What is kept is multiplied by `scale`."""
 
     keep: Tensor
     scale: float
@@ -73,8 +74,7 @@ def keep_bytes(seed: int, rows: int, columns: int, p: float, where: int) -> Tens
         workers = min(torch.get_num_threads(), rows * columns // SHARE)
         if workers > 1:
             cuts = [rows * i // workers for i in range(workers + 1)]
-            parts = zip(cuts[:-1], cuts[1:], strict=True)
-            list(_pool(os.getpid()).map(lambda part: _fill(keep, *part, seed, where, threshold(p)), parts))
+            list(_pool(os.getpid()).map(lambda part: _fill(keep, part[0], part[1], seed, where, threshold(p)), pairwise(cuts)))
         else:
             _fill(keep, 0, rows, seed, where, threshold(p))
     return torch.from_numpy(keep)

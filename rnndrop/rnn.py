@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -209,9 +210,7 @@ class RNN(nn.Module):
         return _copy(self, nn.RNN, dropout=self.dropout)
 
     def reset_parameters(self) -> None:
-        bound = 1.0 / math.sqrt(self.hidden_size)
-        for weight in self.parameters():
-            nn.init.uniform_(weight, -bound, bound)
+        _reset_parameters(self)
 
     def flatten_parameters(self) -> None:
         """Lays the weights out in one block for cuDNN, which evaluation uses on CUDA; elsewhere does nothing."""
@@ -256,11 +255,15 @@ class RNN(nn.Module):
         elif hx.size() != expected:
             raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.size())}")
         drops_inside = self.hidden_dropout or self.recurrent_dropout
-        if not self.training or not (drops_inside or self.dropout and self.num_layers > 1):
+        if not self.training or not (drops_inside or (self.dropout and self.num_layers > 1)):
             return self._torch_rnn(input, hx, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
-        seed = seed_tensor(seed, input.device)
         time_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if time_first else input
+        if len(x) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        if hx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise RuntimeError(f"expected input and hx to have the same dtype, got {x.dtype} and {hx.dtype}")
+        seed = seed_tensor(seed, x.device)  # after all that can be wrong
         sizes = None if batch_sizes is None else batch_sizes.tolist()
         states: list[Tensor] = []
         for layer in range(self.num_layers):
@@ -278,7 +281,7 @@ class RNN(nn.Module):
         numbers = range(first, first + self._directions)
         weights = self.all_weights[first : numbers.stop]
         if not (self.hidden_dropout or self.recurrent_dropout):
-            output, h_n = self._torch_rnn(x, hx[first : numbers.stop], sum(weights, []), batch_sizes)
+            output, h_n = self._torch_rnn(x, hx[first : numbers.stop], [*chain(*weights)], batch_sizes)
             return output, h_n.unbind(0)
         results = [
             functional.rnn_layer(
@@ -303,7 +306,7 @@ class RNN(nn.Module):
         self,
         x: Tensor,
         hx: Tensor,
-        weights: list[nn.Parameter],
+        weights: Any,
         batch_sizes: Tensor | None,
         num_layers: int = 1,
         batch_first: bool = False,
@@ -326,15 +329,11 @@ class RNN(nn.Module):
         if input.dim() != dims:
             raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
         if self.input_size != input.size(-1):
-            raise RuntimeError(
-                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}"
-            )
+            raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}")
 
     def extra_repr(self) -> str:
-        defaults = dict(num_layers=1, bias=True, batch_first=False, dropout=0, bidirectional=False)
-        defaults |= dict(hidden_dropout=0, recurrent_dropout=0, mask_scope="step")
-        changed = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
-        return ", ".join([str(self.input_size), str(self.hidden_size), *changed])
+        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
+        return _extra_repr(self, {**usual, "hidden_dropout": 0, "recurrent_dropout": 0, "mask_scope": "step"})
 
     @property
     def _directions(self) -> int:
@@ -355,7 +354,7 @@ class RNN(nn.Module):
 
     @property
     def _flat_weights_names(self) -> list[str]:
-        return sum(self._weight_names(), [])
+        return [*chain(*self._weight_names())]
 
     @property
     def _flat_weights(self) -> list[nn.Parameter]:
@@ -455,7 +454,8 @@ class RNNCell(nn.Module):
             self.register_parameter(name, parameter)
         self.reset_parameters()
 
-    reset_parameters = RNN.reset_parameters
+    def reset_parameters(self) -> None:
+        _reset_parameters(self)
 
     def forward(self, input: Tensor, hx: Tensor | None = None, *, seed: int | Tensor | None = None) -> Tensor:
         if input.dim() not in (1, 2):
@@ -468,7 +468,7 @@ class RNNCell(nn.Module):
             return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0), seed=seed).squeeze(0)
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
-        weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        weights: Any = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         if not self.training or not (self.hidden_dropout or self.recurrent_dropout):
             return (_VF.rnn_tanh_cell if self.nonlinearity == "tanh" else _VF.rnn_relu_cell)(input, hx, *weights)
         self._check_sizes(input, hx)
@@ -492,17 +492,28 @@ class RNNCell(nn.Module):
             raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.size(1)}, expected {self.hidden_size}")
 
     def extra_repr(self) -> str:
-        defaults = dict(bias=True, nonlinearity="tanh", hidden_dropout=0, recurrent_dropout=0)
-        changed = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
-        return ", ".join([str(self.input_size), str(self.hidden_size), *changed])
+        return _extra_repr(self, {"bias": True, "nonlinearity": "tanh", "hidden_dropout": 0, "recurrent_dropout": 0})
 
 
 def _stack(states: list[Tensor]) -> Tensor:
     return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
 
+def _reset_parameters(rnn: RNN | RNNCell) -> None:
+    bound = 1.0 / math.sqrt(rnn.hidden_size) if rnn.hidden_size > 0 else 0.0
+    for weight in rnn.parameters():
+        nn.init.uniform_(weight, -bound, bound)
+
+
+def _extra_repr(rnn: RNN | RNNCell, usual: dict[str, Any]) -> str:
+    """The sizes, and what is not as usual."""
+    given = {name: getattr(rnn, name) for name in usual}
+    changed = [f"{name}={value}" for name, value in given.items() if value != usual[name]]
+    return ", ".join([str(rnn.input_size), str(rnn.hidden_size), *changed])
+
+
 def _check_arguments(input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any) -> None:
-    typed = [("bias", bias, bool), ("batch_first", batch_first, bool)]
+    typed: list[tuple[str, Any, type]] = [("bias", bias, bool), ("batch_first", batch_first, bool)]
     typed += [("input_size", input_size, int), ("hidden_size", hidden_size, int)]
     for name, value, kind in typed:
         if not isinstance(value, kind):
@@ -519,7 +530,8 @@ def _copy(rnn: Any, kind: type, **dropouts: Any) -> Any:
     with warnings.catch_warnings():  # about dropout of a single layer: the original has given it
         warnings.simplefilter("ignore")
         copy = kind(**{name: getattr(rnn, name) for name in names}, device=weight.device, dtype=weight.dtype, **dropouts)
-    copy.load_state_dict(rnn.state_dict())
-    for mine, theirs in zip(copy.parameters(), rnn.parameters(), strict=True):
+    for name, mine in copy.named_parameters():  # by name: theirs may be shared or parametrised
+        theirs = getattr(rnn, name)
+        mine.data.copy_(theirs.detach())
         mine.requires_grad_(theirs.requires_grad)
     return copy.train(rnn.training)
