@@ -85,14 +85,19 @@ class Dropout(NamedTuple):
 
 def layer(*args: Any) -> tuple[Tensor, Tensor]:
     """Output and h_n of input (T, B, I) or (N, I), h0 (B, H), w_ih, w_hh, b_ih, b_hh, seed (1) and the fields of a Layer."""
-    run = _layer_op if torch.compiler.is_compiling() else _LayerFunction.apply
+    run = _LayerFunction.apply if _is_plain(args[0]) else _layer_op
     return run(*args)[:2]
 
 
 def dropout(*args: Any) -> Tensor:
     """dropout(f(x)) of x (N, H), seed (1) and the fields of a Dropout."""
-    run = _dropout_op if torch.compiler.is_compiling() else _DropoutFunction.apply
+    run = _DropoutFunction.apply if _is_plain(args[0]) else _dropout_op
     return run(*args)[0]
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether there are numbers to compute with: no tracing, no fake tensor, no meta device."""
+    return type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
 
 
 def reference_layer(inputs: Sequence[Optional], layer: Layer, masks: Sequence[Mask | None]) -> tuple[Tensor, Tensor]:

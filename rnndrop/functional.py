@@ -126,7 +126,7 @@ def activation_dropout(x: Tensor, nonlinearity: str, p: float, seed: Tensor, whe
         return reference.ACTIVATIONS[nonlinearity](x)
     rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
     if strategy == "auto":
-        strategy = {"cpu": "torch", "cuda": "triton"}.get(x.device.type, "reference")
+        strategy = {"cpu": "torch", "meta": "torch", "cuda": "triton"}.get(x.device.type, "reference")
         strategy = strategy if strategy != "triton" or x.dtype != torch.float64 else "reference"
     _check_device(strategy, x.device)
     if strategy == "reference":
@@ -184,14 +184,14 @@ def choose_strategy(strategy: str, input: Tensor, H: int, B: int, *, packed: boo
     if strategy != "auto":
         return strategy
     if kind != "cuda":
-        return "torch" if kind == "cpu" else "reference"
+        return "torch" if kind in ("cpu", "meta") else "reference"
     from .gpu import choose
 
     return choose(input.device, H, B, input.dtype, packed=packed).strategy
 
 
 def _check_device(strategy: str, device: torch.device) -> None:
-    if strategy == "torch" and device.type != "cpu":
+    if strategy == "torch" and device.type not in ("cpu", "meta"):
         raise ValueError(f"strategy 'torch' cannot run: it computes in NumPy, and the input is on {device}")
 
 

@@ -465,7 +465,11 @@ class RNNCell(nn.Module):
         if self.nonlinearity not in NONLINEARITIES:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         if input.dim() == 1:
-            return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0), seed=seed).squeeze(0)
+            return self._run(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0), seed).squeeze(0)
+        return self._run(input, hx, seed)
+
+    def _run(self, input: Tensor, hx: Tensor | None, seed: int | Tensor | None) -> Tensor:
+        """The new state of a batched input."""
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
         weights: Any = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh

@@ -1,0 +1,32 @@
+# Each target works from nothing: it makes .venv and installs what it needs. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean
+.NOTPARALLEL:
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m rnndrop demo
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist demo_output bench_output *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# The stamp of an extra: the package in place, with that extra.
+$(VENV)/%.stamp: $(BIN)/python setup.py constraints.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[$*]"
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel

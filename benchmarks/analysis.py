@@ -1,0 +1,121 @@
+"""Out of rows: ratios, growth, and where "auto" chose worse than it could."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .cases import HEADLINE
+from .providers import BASELINE, LIMIT, OURS
+
+CASE = ["case", "direction", "dtype"]
+SHAPES = ["T{}-B{}-I{}-H{}".format(*shape) for shape in HEADLINE]
+
+
+def timed(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.status == "ok"]
+
+
+def ratios(rows: pd.DataFrame, ours: str = OURS) -> pd.DataFrame:
+    """`ratio`: the time of `ours` over that of each other provider of the same case; below 1, ours is faster.
+
+    Of two that were timed in the same rounds it is the median of the rounds' ratios, with their quartiles.
+    """
+    found = []
+    for _, group in timed(rows).groupby(CASE, sort=False):
+        mine = group[group.provider == ours]
+        if mine.empty:
+            continue
+        for other in group[group.provider != ours].itertuples():
+            q = _quotients(mine.iloc[0], other)
+            quartiles = dict(zip(("low", "ratio", "high"), np.quantile(q, (0.25, 0.5, 0.75)), strict=True))
+            shared = {name: getattr(other, name) for name in [*CASE, "group", "provider", "T", "B", "I", "H"]}
+            found.append(shared | quartiles)
+    return pd.DataFrame(found, columns=[*CASE, "group", "provider", "T", "B", "I", "H", "low", "ratio", "high"])
+
+
+def _quotients(mine: pd.Series, other: object) -> np.ndarray:
+    samples = [np.array([float(s) for s in str(x.samples).split()]) for x in (mine, other)]  # type: ignore[attr-defined]
+    if mine.block and mine.block == other.block and len(samples[0]) == len(samples[1]):  # type: ignore[attr-defined]
+        return samples[0] / samples[1]
+    return np.array([mine.median_s / other.median_s])  # type: ignore[attr-defined]
+
+
+def headline(rows: pd.DataFrame, direction: str = "train", dtype: str = "fp32") -> pd.DataFrame:
+    """The seven cases and their geometric mean (of all seven only) by the other provider."""
+    found = ratios(rows)
+    found = found[(found.direction == direction) & (found.dtype == dtype) & of_headline(found)]
+    if found.empty:
+        return pd.DataFrame()
+    table = found.pivot(index="case", columns="provider", values="ratio")
+    table = table.reindex(index=in_order(table.index), columns=by_importance(table.columns))
+    table.loc["geometric mean"] = np.exp(np.log(table).mean(skipna=False))
+    return table.rename_axis(index=None, columns=None)
+
+
+def of_headline(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of the headline's shapes."""
+    return rows.case.isin(SHAPES) | (rows.group == "headline")
+
+
+def in_order(cases: pd.Index) -> list[str]:
+    """Shapes as the headline has them, others after them."""
+    return [s for s in SHAPES if s in cases] + [s for s in cases if s not in SHAPES]
+
+
+def by_importance(names: pd.Index | list[str]) -> list[str]:
+    """Providers as the tables have them."""
+    first = [OURS, BASELINE, "nn.RNN + nn.Dropout", "loop", "loop, compiled", "loop, one mask", "Keras SimpleRNN", LIMIT]
+    return [n for n in first if n in names] + sorted(n for n in names if n not in first)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a provider's time grows with T, B or H over a sweep.
+
+    constant_s, per_step_s and r2: of a straight line in T, fitted to relative errors. exponent: of the upper half of a sweep.
+    """
+
+    provider: str
+    dtype: str
+    over: str
+    exponent: float
+    constant_s: float = float("nan")
+    per_step_s: float = float("nan")
+    r2: float = float("nan")
+
+
+def sweep(rows: pd.DataFrame, over: str) -> pd.DataFrame:
+    """The rows of a sweep over T, B or H, in order."""
+    return timed(rows)[timed(rows).group == over].sort_values(["provider", "dtype", over])
+
+
+def growth(rows: pd.DataFrame, over: str) -> list[Growth]:
+    found = []
+    for (provider, dtype), group in sweep(rows, over).groupby(["provider", "dtype"], sort=False):
+        x, y = group[over].to_numpy(float), group.median_s.to_numpy(float)
+        if len(x) < 3:
+            continue
+        half = slice(len(x) // 2 - (len(x) < 4), None)
+        exponent = float(np.polyfit(np.log(x[half]), np.log(y[half]), 1)[0])
+        line = _line(x, y) if over == "T" else (float("nan"),) * 3
+        found.append(Growth(str(provider), str(dtype), over, exponent, *line))
+    return found
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Constant, slope and R2 of y over x, each point with the same relative weight."""
+    slope, constant = np.polyfit(x, y, 1, w=1 / y)
+    off = (y - constant - slope * x) / y
+    around = (y - np.average(y, weights=1 / y**2)) / y
+    return float(constant), float(slope), float(1 - (off**2).sum() / (around**2).sum())
+
+
+def contradictions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Cases where a strategy by name was faster than "auto": by more than the quartiles of the rounds' ratios."""
+    found = ratios(rows)
+    found = found[found.provider.str.startswith(f"{OURS} ") & (found.low > 1.02)]
+    chosen = rows[rows.provider == OURS].set_index(CASE).chosen.to_dict()
+    return found.assign(chosen=[chosen.get(tuple(key), "") for key in found[CASE].to_numpy()])

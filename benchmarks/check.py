@@ -1,0 +1,140 @@
+"""A provider is shown to be right before it is timed; what is wrong gets an error and no time.
+
+With every dropout at 0 it must equal nn.RNN, outputs and gradients. One that takes a seed must then drop exactly what the mask
+stream says (a plain loop in float64 is the judge), and one that draws its own masks must drop at the right rate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rnndrop import dropout_mask
+
+from .cases import Case
+from .providers import LIMIT, Model, Provider, Whole, weights
+
+TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 6e-2, "fp16": 1e-2}  # of the largest value; rounding adds up over steps
+STEPS = 12  # of a check on the CPU, where the judge is slow
+SEED = 20
+
+
+class Wrong(Exception):
+    """A provider computes something else."""
+
+
+def check(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
+    """Raise :class:`Wrong` unless the provider computes the case."""
+    if x.device.type == "cpu":
+        x = x[:STEPS]
+    if provider.name.startswith(LIMIT):
+        return
+    if getattr(provider.build, "diagonal", False):
+        rnn = _diagonal(rnn)
+    _check_without_dropout(provider, case, rnn, x)
+    if case.direction == "inference" or provider.masks == "none":
+        return
+    model = _build(provider, case, rnn)
+    if provider.masks == "same":
+        _compare(case, "with dropout", _results(model, x, SEED), judge(case, rnn, x, SEED))
+    else:
+        _check_rate(model, case, x)
+
+
+def _check_without_dropout(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
+    if case.direction == "inference":  # of the case's own model: evaluation must drop nothing
+        model = _build(provider, case, rnn).eval()
+        with torch.no_grad():
+            _compare(case, "in evaluation", [model(x)], [rnn(x)[0]])
+        return
+    model = _build(provider, case.without_dropout(), rnn)
+    rnn.zero_grad()
+    output = rnn(x)[0]
+    output.sum().backward()
+    _compare(case, "without dropout", _results(model, x), [output, *Whole(rnn).gradients()])
+    rnn.zero_grad()
+
+
+def _build(provider: Provider, case: Case, rnn: nn.RNN) -> Model:
+    model = provider.build(case, rnn)
+    assert isinstance(model, Model)
+    return model.train()
+
+
+def _results(model: Model, x: Tensor, seed: int | None = None) -> list[Tensor]:
+    """The output and the gradients of the first layer's weights."""
+    output = model(x, seed=seed)
+    output.sum().backward()
+    return [output, *model.gradients()]
+
+
+def _check_rate(model: Model, case: Case, x: Tensor) -> None:
+    p = case.hidden_dropout or case.recurrent_dropout
+    if not case.hidden_dropout and type(model).drop_rate is Model.drop_rate:
+        return  # its output shows no recurrent dropout; the judge of rnndrop's is the mask itself
+    with torch.no_grad():
+        rates = [model.drop_rate(x) for _ in range(8)]
+    independent = x.shape[1] * case.H * len(rates)  # at least this many: a mask may serve a whole sequence
+    found, allowed = sum(rates) / len(rates), 6 * math.sqrt(p * (1 - p) / independent) + 1 / 256
+    if abs(found - p) > allowed:
+        raise Wrong(f"drops {found:.3f} of the units, not {p}")
+
+
+def _compare(case: Case, when: str, found: list[Tensor], expected: list[Tensor]) -> None:
+    for name, f, e in zip(("the output", "the gradient of w_ih", "the gradient of w_hh"), found, expected, strict=False):
+        if f is None or f.shape != e.shape:
+            raise Wrong(f"{name} {when} has shape {None if f is None else tuple(f.shape)}, not {tuple(e.shape)}")
+        f, e = f.double(), e.double()
+        largest = float(e.detach().abs().max())
+        off = float((f - e).detach().abs().max()) / (largest or 1.0)
+        if not off <= TOLERANCE[case.dtype]:
+            raise Wrong(f"{name} {when} is off by {off:.1e} of its largest value, more than {TOLERANCE[case.dtype]}")
+
+
+def judge(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> list[Tensor]:
+    """Output and first weight gradients by a plain loop in float64 with the masks of the stream."""
+    groups = [[weight.double().requires_grad_() for weight in group] for group in weights(rnn)]
+    T, B, _ = x.shape
+    y = x.double()
+    for layer in range(case.layers):
+        if layer and case.dropout_between:
+            parts = y.chunk(case.directions, -1)
+            p = case.dropout_between
+            masks = [_mask(seed, T * B, case.H, p, x, layer=layer - 1, direction=d, kind="between") for d in range(len(parts))]
+            y = torch.cat([part * mask.view(T, B, -1) for part, mask in zip(parts, masks, strict=True)], -1)
+        outputs = [
+            _judge_layer(case, y, groups[layer * case.directions + direction], seed, layer, direction)
+            for direction in range(case.directions)
+        ]
+        y = torch.cat(outputs, -1)
+    y.sum().backward()
+    return [y, groups[0][0].grad, groups[0][1].grad]  # type: ignore[list-item]
+
+
+def _judge_layer(case: Case, x: Tensor, group: list[Tensor], seed: int, layer: int, direction: int) -> Tensor:
+    T, B, _ = x.shape
+    w_ih, w_hh, b_ih, b_hh = group
+    rows = T * B if case.mask_scope == "step" else B
+    numbers = {"layer": layer, "direction": direction}
+    r = _mask(seed, rows, case.H, case.recurrent_dropout, x, kind="recurrent", **numbers).view(-1, B, case.H)
+    m = _mask(seed, rows, case.H, case.hidden_dropout, x, kind="hidden", **numbers).view(-1, B, case.H)
+    h, outputs = x.new_zeros(B, case.H), [x] * T
+    for t in range(T)[::-1] if direction else range(T):
+        row = t if case.mask_scope == "step" else 0
+        h = m[row] * torch.tanh(x[t] @ w_ih.t() + b_ih + (r[row] * h) @ w_hh.t() + b_hh)
+        outputs[t] = h
+    return torch.stack(outputs)
+
+
+def _mask(seed: int, rows: int, columns: int, p: float, like: Tensor, **site: object) -> Tensor:
+    return dropout_mask(seed, rows, columns, p, **site).to(like.device, torch.float64)  # type: ignore[arg-type]
+
+
+def _diagonal(rnn: nn.RNN) -> nn.RNN:
+    with torch.no_grad():
+        for name, weight in rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                weight.copy_(torch.diag(weight.diagonal()))
+    return rnn

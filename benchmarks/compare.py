@@ -1,0 +1,93 @@
+"""What got faster or slower between two results, and whether that is more than noise.
+
+A provider's time is taken relative to plain nn.RNN in the same round, where both were timed together, so that a machine that is
+slower on another day does not count. The change is the quotient of the medians; its interval is a bootstrap over the rounds of
+both results. A change counts where the whole interval is beyond what a rerun of the same code may differ by.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from . import results
+from .providers import BASELINE
+
+KEY = ["case", "direction", "dtype", "provider"]
+TOLERANCE = 0.05  # of a change, below which none is claimed: memory layout and clocks differ between two processes
+CONFIDENCE = 0.99
+FEWEST = 5  # rounds
+DRAWS = 2000
+
+
+def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """A row for each measurement that both have: its change, the interval of that, and a verdict."""
+    series = [_series(rows) for rows in (before, after)]
+    found = []
+    for key in sorted(series[0].keys() & series[1].keys()):
+        (old, old_paired), (new, new_paired) = series[0][key], series[1][key]
+        if old_paired != new_paired:
+            old, new = _absolute(before, key), _absolute(after, key)
+        found.append(dict(zip(KEY, key, strict=True)) | _change(old, new))
+    return pd.DataFrame(found, columns=[*KEY, "change", "low", "high", "verdict"])
+
+
+def _series(rows: pd.DataFrame) -> dict[tuple[str, ...], tuple[np.ndarray, bool]]:
+    """Logarithms of the seconds by round, less those of the baseline where it was timed in the same rounds."""
+    timed = rows[(rows.status == "ok") & (rows.runs > 0)]
+    baselines = {row.block: _logs(row) for row in timed.itertuples() if row.provider == BASELINE}
+    found = {}
+    for row in timed.itertuples():
+        logs, base = _logs(row), baselines.get(row.block)
+        paired = row.provider != BASELINE and base is not None and len(base) == len(logs)
+        found[tuple(str(getattr(row, name)) for name in KEY)] = (logs - base if paired and base is not None else logs, paired)
+    return found
+
+
+def _absolute(rows: pd.DataFrame, key: tuple[str, ...]) -> np.ndarray:
+    match = rows[(rows[KEY] == list(key)).all(axis=1)]
+    return _logs(next(match.itertuples()))
+
+
+def _logs(row: Any) -> np.ndarray:
+    return np.log([float(s) for s in str(row.samples).split()])
+
+
+def _change(old: np.ndarray, new: np.ndarray) -> dict[str, object]:
+    """The quotient new / old with its interval."""
+    rng = np.random.default_rng(0)
+
+    def medians(x: np.ndarray) -> np.ndarray:
+        return np.median(x[rng.integers(0, len(x), (DRAWS, len(x)))], axis=1)
+
+    low, high = np.exp(np.quantile(medians(new) - medians(old), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
+    change = float(np.exp(np.median(new) - np.median(old)))
+    if min(len(old), len(new)) < FEWEST:
+        verdict = "too few runs"
+    elif low > 1 + TOLERANCE:
+        verdict = "slower"
+    elif high < 1 / (1 + TOLERANCE):
+        verdict = "faster"
+    else:
+        verdict = "unchanged"
+    return {"change": change, "low": float(low), "high": float(high), "verdict": verdict}
+
+
+def text(before: Path, after: Path) -> str:
+    """The comparison as a table: what changed, and how many did not."""
+    found = compare(results.read(before), results.read(after))
+    if found.empty:
+        return "The two results have no measurement in common."
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
+    changed = found[found.verdict.isin(["slower", "faster"])].sort_values("change", ascending=False)
+    rows = [
+        [r.case, r.direction, r.dtype, r.provider, f"{r.change:.2f}", f"{r.low:.2f} to {r.high:.2f}", r.verdict]
+        for r in changed.itertuples()
+    ]
+    head = ["case", "pass", "dtype", "provider", "time after / before", f"{CONFIDENCE:.0%} interval", "verdict"]
+    table = "\n\n" + tabulate(rows, head, tablefmt="github", disable_numparse=True) if rows else ""
+    return f"{counts}. Times are relative to {BASELINE} in the same round where it was timed along.{table}"

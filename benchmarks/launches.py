@@ -1,0 +1,64 @@
+"""Every kernel once, as a launch: what benchmarks.kernel_costs counts and benchmarks.resources compiles.
+
+A new kernel is a new function here. It gets a size (rows or steps), a dtype and a device ("meta" when it is only
+compiled) and returns nothing; it must launch with the tile sizes that real use has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Launch:
+    name: str
+    run: Callable[[int, torch.dtype, str], None]    # size, dtype, device
+    dtypes: tuple[torch.dtype, ...]
+    unit: str                                       # what the cost is counted per
+    units: int                                      # how many of them there are in one row or step
+    sizes: tuple[int, int]                          # the cost is that of the second less that of the first
+
+
+LAUNCHES: list[Launch] = []
+
+
+def launch(name: str, *, dtypes: tuple[torch.dtype, ...] = FLOATS, unit: str = "element", units: int = 1,
+           sizes: tuple[int, int] = (0, 64)):
+    def add(run):
+        LAUNCHES.append(Launch(name, run, dtypes, unit, units, sizes))
+        return run
+    return add
+
+
+def _seed(device):
+    return torch.ones(1, dtype=torch.int64, device=device)
+
+
+def _pointwise(nonlinearity):
+    @launch(f"{nonlinearity}_dropout forward", units=1024)
+    def forward(rows, dtype, device):
+        from rnndrop.kernels import tanh_dropout
+
+        x = torch.ones(rows, 1024, dtype=dtype, device=device)
+        tanh_dropout.forward(x, _seed(device), 16384, 4 / 3, 0, nonlinearity=nonlinearity)
+
+    @launch(f"{nonlinearity}_dropout backward", units=1024)
+    def backward(rows, dtype, device):
+        from rnndrop.kernels import tanh_dropout
+
+        y, grad = torch.ones(2, rows, 1024, dtype=dtype, device=device)
+        tanh_dropout.backward(grad, y, _seed(device), 16384, 4 / 3, 0, nonlinearity=nonlinearity)
+
+
+_pointwise("tanh")
+_pointwise("relu")
+
+
+@launch("packed_mask", dtypes=(torch.int32,), units=1024)
+def packed_mask(rows, dtype, device):
+    from rnndrop.kernels import packed_mask
+
+    packed_mask.packed_mask(_seed(device), rows, 1024, 16384, 0)

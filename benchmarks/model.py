@@ -1,0 +1,138 @@
+"""What the CUDA strategies must do, counted, and how fast data sheets allow it. Computed, never measured.
+
+A bound is the largest of bytes over bandwidth and operations over rate, phase by phase (input product, forward sequence,
+backward sequence, weight gradients), where the sequence has only the multiprocessors that its programs fill. Launches, barriers
+between multiprocessors and latency are in no data sheet: they come on top, and at small sizes they decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from math import ceil
+from typing import Any
+
+from .cases import Case
+
+SIZE = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}  # bytes of a number
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Dense rates of the maker's data sheet for the SXM board: bytes and operations a second."""
+
+    name: str
+    bandwidth: float
+    fp32: float
+    tf32: float
+    half: float
+    multiprocessors: int
+    shared: int  # bytes a block may have
+    cache: int  # bytes of the second level
+
+    def rate(self, dtype: str) -> float:
+        return {"fp32": self.fp32, "tf32": self.tf32}.get(dtype, self.half)
+
+
+GPUS = [
+    Gpu("A100", 2.039e12, 19.5e12, 156e12, 312e12, 108, 166912, 40 << 20),
+    Gpu("H100", 3.35e12, 67e12, 494.5e12, 989e12, 132, 232448, 50 << 20),
+    Gpu("H200", 4.8e12, 67e12, 494.5e12, 989e12, 132, 232448, 50 << 20),
+    Gpu("B200", 8.0e12, 75e12, 1125e12, 2250e12, 148, 232448, 126 << 20),
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one layer in one direction, a whole pass. `reason`: why the strategy cannot run there, or ""."""
+
+    strategy: str
+    gpu: str
+    launches: int
+    bytes: float
+    flops: float
+    bound_s: float
+    reason: str = ""
+
+
+def costs(case: Case) -> Iterator[Cost]:
+    """Every strategy on every GPU."""
+    for gpu in GPUS:
+        for strategy in ("resident", "cooperative", "stepwise"):
+            yield cost(case, strategy, gpu)
+
+
+def cost(case: Case, strategy: str, gpu: Gpu) -> Cost:
+    share, reason = _share(case, strategy, gpu)
+    train, rate = case.direction == "train", gpu.rate(case.dtype)
+    traffic, work = _bytes(case, strategy, gpu), _flops(case)
+    phases = ["input", "forward", "backward", "weights"] if train else ["input", "forward"]
+    bound = 0.0
+    for phase in phases:
+        part = share if phase in ("forward", "backward") else 1.0
+        bound += max(traffic[phase] / gpu.bandwidth, work[phase] / (rate * part))
+    moved, done = (sum(table[phase] for phase in phases) for table in (traffic, work))
+    return Cost(strategy, gpu.name, _launches(case, strategy), moved, done, bound, reason)
+
+
+def least_bytes(case: Case) -> float:
+    """What any implementation moves at least: inputs, weights and outputs once, and their gradients once."""
+    size, rows = SIZE[case.dtype], case.T * case.B
+    total = 0.0
+    for number, width in enumerate(case.layer_inputs):
+        once = rows * (width + case.H) + case.H * (width + case.H)
+        needs_dx = number >= case.directions or case.input_grad
+        train = case.direction == "train"
+        total += size * (once + train * (once + rows * case.H + needs_dx * rows * width))
+    return total
+
+
+def _bytes(case: Case, strategy: str, gpu: Gpu) -> dict[str, float]:
+    """Through device memory, by phase. A step's working set is taken to stay in the second-level cache if it fits."""
+    size, rows, H = SIZE[case.dtype], case.T * case.B, case.H
+    masks = (case.hidden_dropout > 0) + (case.recurrent_dropout > 0)
+    bits = masks * 4.0 * ceil(H / 32) * (rows if case.mask_scope == "step" else case.B)
+    weight, plane = float(size * H * H), float(size * rows * H)
+    again = (case.T - 1) * weight if strategy == "stepwise" and weight > gpu.cache else 0.0
+    step = size * case.B * H
+    spilled = 2 * plane if strategy == "stepwise" and 4 * step > gpu.cache else 0.0
+    return {
+        "input": size * (rows * case.I + H * case.I) + plane,
+        "forward": 2 * plane + 2 * bits + weight + again + spilled,  # xw in, y out; bits written and read
+        "backward": 3 * plane + bits + weight + again + spilled,  # gradient and y in, da out
+        "weights": 2 * plane + plane + size * (rows * case.I * (2 if case.input_grad else 1) + H * case.I) + weight,
+    }
+
+
+def _flops(case: Case) -> dict[str, float]:
+    rows = case.T * case.B
+    inputs, recurrent = 2.0 * rows * case.I * case.H, 2.0 * rows * case.H**2
+    weights = inputs * (2 if case.input_grad else 1) + recurrent
+    return {"input": inputs, "forward": recurrent, "backward": recurrent, "weights": weights}
+
+
+def _launches(case: Case, strategy: str) -> int:
+    """Kernels a pass: masks and the input product; the sequence; backward, the sequence and the products after it."""
+    masks = (case.hidden_dropout > 0) + (case.recurrent_dropout > 0)
+    sequence = 2 * case.T if strategy == "stepwise" else 1
+    return masks + 1 + sequence + (case.direction == "train") * (sequence + 3 + case.input_grad)
+
+
+def _share(case: Case, strategy: str, gpu: Gpu) -> tuple[float, str]:
+    """The part of the multiprocessors that the sequence can use, and why it cannot run."""
+    if strategy == "stepwise":
+        return 1.0, ""
+    properties = {"multiprocessor_count": gpu.multiprocessors, "max_shared_mem": gpu.shared}
+    plan = _plan(strategy, case, properties)
+    if plan is None:
+        return 1.0, "Triton is not installed"
+    programs = getattr(plan, "programs", 0) or plan.slices * plan.groups
+    return min(1.0, max(programs, 1) / gpu.multiprocessors), plan.reason
+
+
+def _plan(strategy: str, case: Case, properties: dict[str, int]) -> Any:
+    try:
+        return import_module(f"rnndrop.kernels.{strategy}").plan(case.H, case.B, case.torch_dtype, properties)
+    except ImportError:
+        return None

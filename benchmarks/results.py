@@ -1,0 +1,169 @@
+"""What a run leaves in its folder: rows.csv, to which rows are only appended, and environment.json."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+ROOT = Path(__file__).parent
+PACKAGES = ("torch", "triton", "numpy", "keras", "flashrnn", "haste_pytorch", "xma")
+NAN = float("nan")
+
+
+@dataclass
+class Row:
+    """One measurement. Times are in seconds, memory in bytes.
+
+    status: "ok"; "error", failed or wrong; "skipped", cannot run here; "deferred", did not fit the time (a resumed run
+    tries it again).
+    block: rows timed together, round by round, have the same. samples: the seconds of each round.
+    """
+
+    case: str
+    provider: str
+    direction: str
+    dtype: str
+    group: str
+    status: str
+    reason: str = ""
+    min_s: float = NAN
+    q25_s: float = NAN
+    median_s: float = NAN
+    q75_s: float = NAN
+    q95_s: float = NAN
+    runs: int = 0
+    first_call_s: float = NAN
+    saved_bytes: float = NAN
+    peak_bytes: float = NAN
+    flops: float = NAN
+    chosen: str = ""
+    T: int = 0
+    B: int = 0
+    I: int = 0  # noqa: E741
+    H: int = 0
+    device: str = ""
+    driver: str = ""
+    versions: str = ""
+    commit: str = ""
+    when: str = ""
+    block: str = ""
+    samples: str = ""
+
+
+def append(folder: Path, rows: list[Row]) -> None:
+    """Add rows to the folder's rows.csv, on disk when this returns."""
+    path = folder / "rows.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        if new:
+            writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """The rows of a folder, the last of each case, pass, dtype and provider; none if it has none yet."""
+    path = folder / "rows.csv"
+    if not path.exists():
+        return pd.DataFrame(columns=[field.name for field in fields(Row)])
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for field in fields(Row):
+        if field.type in ("float", "int"):
+            rows[field.name] = pd.to_numeric(rows[field.name], errors="coerce")
+    return rows.drop_duplicates(["case", "direction", "dtype", "provider"], keep="last").reset_index(drop=True)
+
+
+def finished(folder: Path) -> set[tuple[str, str, str, str]]:
+    """(case, pass, dtype, provider) of what a resumed run need not do again."""
+    rows = read(folder)
+    rows = rows[rows.status != "deferred"]
+    return set(zip(rows.case, rows.direction, rows.dtype, rows.provider, strict=True))
+
+
+def default_folder(device: str) -> Path:
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return ROOT / "results" / f"{slug}-{datetime.date.today().isoformat()}"
+
+
+def environment(device: str, arguments: list[str]) -> dict[str, Any]:
+    """The machine and the software, as far as they bear on speed."""
+    found: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks", *arguments]),
+        "date": datetime.date.today().isoformat(),
+        "device": f"{torch.get_num_threads()} threads of {cpu_name()}",
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "commit": commit(),
+        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+        "driver": "",
+    }
+    found["versions"]["rnndrop"] = __import__("rnndrop").__version__
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found["device"] = properties.name
+        found["driver"] = _driver()
+        found["cuda"] = torch.version.cuda
+        found["multiprocessors"] = properties.multi_processor_count
+        found["memory_bytes"] = properties.total_memory
+    return found
+
+
+def write_environment(folder: Path, found: dict[str, Any]) -> None:
+    (folder / "environment.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    path = folder / "environment.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def cpu_name() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The git commit measured, with "-dirty" if files differ from it; empty outside a repository."""
+
+    def git(*words: str) -> str:
+        try:
+            return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    head = git("rev-parse", "--short", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)rnndrop", ":(top)kernels")
+    return head + "-dirty" * bool(head and changed)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return ""

@@ -1,0 +1,269 @@
+"""The loop over cases: each provider is checked, then all that are right are timed in turns, and their rows written."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import memory, model, results
+from .cases import Case
+from .check import check
+from .limits import set_precision
+from .providers import BASELINE, OURS, Provider, choice, source
+from .results import Row
+from .timer import Stopwatch, alternate, describe
+
+INPUTS = 4  # rotated, so that no contender finds its input in the cache because of itself
+LEAST, MOST = 3, 40  # rounds of a case
+
+
+@dataclass
+class Contender:
+    """A provider that passed its check, ready to be timed. `cost`: seconds of a call, for planning."""
+
+    row: Row
+    run: Callable[[int], object]
+    cost: float
+
+
+@dataclass
+class Session:
+    """Where and how to measure. `facts`: the columns that all rows share. `ends`: when the time is used up, by `clock`."""
+
+    folder: Path
+    device: str
+    watch: Stopwatch
+    ends: float
+    facts: dict[str, Any]
+    rates: dict[str, float]
+    clock: Callable[[], float] = time.monotonic
+
+    def row(self, case: Case, provider: str, status: str, reason: str = "") -> Row:
+        when = datetime.datetime.now().isoformat(timespec="seconds")
+        shape = {"T": case.T, "B": case.B, "I": case.I, "H": case.H}
+        facts: dict[str, Any] = {"when": when, "flops": case.flops(), **shape, **self.facts}
+        return Row(case.name, provider, case.direction, case.dtype, case.group, status, reason, **facts)
+
+    def write(self, *rows: Row) -> None:
+        results.append(self.folder, list(rows))
+
+
+def run(session: Session, cases: Sequence[Case], providers: Sequence[Provider], progress: bool = True) -> None:
+    """Measure what the folder does not have yet, sharing the time that is left among the cases that are."""
+    done = results.finished(session.folder)
+
+    def missing(case: Case) -> list[Provider]:
+        return [p for p in providers if (case.name, case.direction, case.dtype, p.name) not in done]
+
+    work = [(case, missing(case)) for case in cases if missing(case)]
+    bar = tqdm(total=len(work), unit="case", disable=not progress, dynamic_ncols=True)
+    for number, (case, missed) in enumerate(work):
+        bar.set_description(f"{case.group}: {case.name} {case.dtype} {case.direction}")
+        left = session.ends - session.clock()
+        bar.set_postfix_str(f"at most {max(left, 0) / 60:.0f} min left")
+        share = weight(case) / sum(weight(case) for case, _ in work[number:])
+        measure(session, case, missed, max(left, 0.0) * share)
+        bar.update()
+    bar.close()
+
+
+def weight(case: Case) -> float:
+    """What a case may take of the time, relative to others: more where everyone is timed and where the products are large."""
+    return 1 + case.everyone + min(case.flops() / 1e10, 4)
+
+
+def measure(session: Session, case: Case, providers: Sequence[Provider], share: float) -> None:
+    """One case in about `share` seconds."""
+    started = session.clock()
+    if share <= 0:
+        reason = "the run's time was used up; run the same command again to go on"
+        return session.write(*(session.row(case, p.name, "deferred", reason) for p in providers))
+    set_precision(case.dtype)
+    contenders: list[Contender] = []
+    for provider in providers:
+        reason = unfit(provider, case, session.device)
+        if reason:
+            session.write(session.row(case, provider.name, "skipped", reason))
+        elif session.clock() - started > share and provider.name not in (OURS, BASELINE):
+            session.write(session.row(case, provider.name, "deferred", f"preparing others took this case's {share:.0f} s"))
+        else:
+            contenders += _prepared(session, case, provider)
+    spent = session.clock() - started
+    contenders, late = _affordable(contenders, max(share - spent, 0.0))
+    for row in late:
+        session.write(row)
+    _time(session, contenders, max(share - spent, 0.0))
+    if session.device == "cuda":
+        session.write(*_device_limits(session, case))
+        torch.cuda.empty_cache()
+    return None
+
+
+def unfit(provider: Provider, case: Case, device: str) -> str:
+    slow = "slow to prepare: timed with the headline's cases only" if provider.slow and not case.everyone else ""
+    return provider.unfit(case, device) or slow
+
+
+def _prepared(session: Session, case: Case, provider: Provider) -> Iterator[Contender]:
+    """The provider as a contender, or its error written down."""
+    try:
+        rnn = source(case, session.device)
+        inputs = [torch.randn(case.T, case.B, case.I, device=session.device).to(case.torch_dtype) for _ in range(INPUTS)]
+        check(provider, case, rnn, inputs[0])
+        yield _contender(session, case, provider, rnn, inputs)
+    except Exception as error:
+        # A strategy asked for by name says by a ValueError why it cannot run.
+        status = "skipped" if isinstance(error, ValueError) and "cannot run" in str(error) else "error"
+        session.write(session.row(case, provider.name, status, describe(error)))
+    finally:
+        gc.collect()
+
+
+def _contender(session: Session, case: Case, provider: Provider, rnn: nn.RNN, inputs: list[Tensor]) -> Contender:
+    layer = provider.build(case, rnn).train(case.direction != "inference")
+    once = step(case, layer)
+    row = session.row(case, provider.name, "ok")
+    row.chosen = choice(layer, inputs[0])
+    for x in inputs:
+        x.requires_grad_(case.input_grad)
+    start = session.clock()
+    once(inputs[0])
+    if session.device == "cuda":
+        torch.cuda.synchronize()
+    row.first_call_s = session.clock() - start
+    if case.direction == "train" and not provider.captured:
+        known = [*layer.parameters(), *layer.buffers(), *inputs]
+        row.saved_bytes = memory.saved_bytes(lambda: layer(inputs[0]), known)
+    row.peak_bytes = memory.peak_bytes(lambda: once(inputs[0]), session.device)
+    work = _captured(once, inputs[0]) if provider.captured else once
+
+    def run(number: int) -> object:
+        return work(inputs[number % INPUTS])
+
+    return Contender(row, run, session.watch.time(run, 1))
+
+
+def step(case: Case, layer: nn.Module) -> Callable[[Tensor], object]:
+    """What is timed, of one input. The loss is the sum of the output, which costs least."""
+    if case.direction != "train":
+
+        def forward(x: Tensor) -> object:
+            with torch.set_grad_enabled(case.direction == "forward"):
+                return layer(x)
+
+        return forward
+
+    def train(x: Tensor) -> object:
+        layer.zero_grad(set_to_none=True)
+        x.grad = None
+        output = layer(x)
+        if output.requires_grad:  # the bare products have made their gradients by themselves
+            output.sum().backward()
+        return None
+
+    return train
+
+
+def _captured(once: Callable[[Tensor], object], x: Tensor) -> Callable[[Tensor], object]:
+    """The step as a CUDA graph, replayed on a copy of its input."""
+    static = x.detach().clone().requires_grad_(x.requires_grad)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            once(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once(static)
+
+    def replay(new: Tensor) -> None:
+        static.data.copy_(new.detach())
+        graph.replay()
+
+    return replay
+
+
+def _affordable(contenders: list[Contender], seconds: float) -> tuple[list[Contender], list[Row]]:
+    """Those of which the least number of rounds fits the time, and rows for the slowest, which do not."""
+    kept, late = sorted(contenders, key=lambda c: c.cost), []
+    for contender in kept[::-1]:
+        if sum(c.cost for c in kept) * LEAST <= seconds:
+            break
+        if contender.row.provider in (OURS, BASELINE):
+            continue
+        kept.remove(contender)
+        contender.row.status = "deferred"
+        contender.row.reason = (
+            f"a run takes {contender.cost:.2g} s; {LEAST} rounds do not fit the {seconds:.0f} s left for this case"
+        )
+        late.append(contender.row)
+    return kept, late
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _time(session: Session, contenders: list[Contender], seconds: float) -> None:
+    if not contenders:
+        return
+    rows = {c.row.provider: c.row for c in contenders}
+    with _no_collection():
+        times, failed = alternate(
+            {c.row.provider: c.run for c in contenders},
+            session.watch,
+            seconds=seconds,
+            least=LEAST,
+            most=MOST,
+            clock=session.clock,
+        )
+    block = f"{rows[contenders[0].row.provider].when}/{next(_BLOCKS)}"
+    for name, row in rows.items():
+        if name in failed:
+            row.status, row.reason = "error", failed[name]
+        else:
+            fill(row, times[name], block)
+    session.write(*rows.values())
+
+
+_BLOCKS = itertools.count()
+
+
+def fill(row: Row, seconds: Sequence[float], block: str) -> None:
+    """The statistics of some runs."""
+    row.min_s, row.runs, row.block = min(seconds), len(seconds), block
+    row.q25_s, row.q75_s, row.q95_s = (float(q) for q in np.quantile(seconds, (0.25, 0.75, 0.95)))
+    row.median_s = statistics.median(seconds)
+    row.samples = " ".join(f"{s:.4g}" for s in seconds)
+
+
+def _device_limits(session: Session, case: Case) -> list[Row]:
+    """Bytes over the measured copy rate, operations over the measured rate of products: computed, not timed."""
+    limits = {
+        "bytes / copy rate": model.least_bytes(case) / session.rates["copy_bytes_per_s"],
+        "operations / product rate": case.flops() / session.rates[f"{case.dtype}_flops_per_s"],
+    }
+    rows = [session.row(case, name, "ok", "computed from measured rates") for name in limits]
+    for row, seconds in zip(rows, limits.values(), strict=True):
+        row.min_s = row.median_s = row.q25_s = row.q75_s = seconds
+    return rows

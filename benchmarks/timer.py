@@ -1,0 +1,83 @@
+"""Timing: contenders alternate within one process, so that whatever the machine does meanwhile, it does to all of them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+
+Run = Callable[[int], object]  # takes the number of the round, by which it chooses its input
+
+
+class Stopwatch(Protocol):
+    def time(self, run: Run, number: int) -> float:
+        """Seconds that `run(number)` takes."""
+
+
+class CpuStopwatch:
+    def time(self, run: Run, number: int) -> float:
+        start = time.perf_counter()
+        run(number)
+        return time.perf_counter() - start
+
+
+class CudaStopwatch:
+    """CUDA events around one call, after a write over the whole second-level cache."""
+
+    def __init__(self) -> None:
+        size = torch.cuda.get_device_properties(0).L2_cache_size
+        self.flush = torch.empty(2 * size, dtype=torch.uint8, device="cuda")
+        self.start, self.stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def time(self, run: Run, number: int) -> float:
+        self.flush.zero_()
+        torch.cuda.synchronize()
+        self.start.record()
+        run(number)
+        self.stop.record()
+        self.stop.synchronize()
+        return self.start.elapsed_time(self.stop) / 1e3
+
+
+def stopwatch(device: str) -> Stopwatch:
+    return CudaStopwatch() if device == "cuda" else CpuStopwatch()
+
+
+def alternate(
+    contenders: Mapping[str, Run],
+    watch: Stopwatch,
+    *,
+    seconds: float,
+    least: int,
+    most: int,
+    seed: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Time every contender once a round, in a new random order each, for `seconds` but `least` to `most` rounds.
+
+    Returns the seconds of each by round, and what was raised by those that failed, which have no times then.
+    """
+    order, failed = list(contenders), {}
+    times: dict[str, list[float]] = {name: [] for name in order}
+    shuffle, start = random.Random(seed).shuffle, clock()
+    for number in range(most):
+        if number >= least and clock() - start >= seconds:
+            break
+        shuffle(order)
+        for name in list(order):
+            try:
+                times[name].append(watch.time(contenders[name], number))
+            except Exception as error:
+                failed[name] = describe(error)
+                order.remove(name)
+                del times[name]
+    return times, failed
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one short line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300].rstrip(": ")

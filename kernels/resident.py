@@ -1,0 +1,444 @@
+"""The whole sequence in one launch, W_hh in the registers of one multiprocessor.
+
+    forward, backward       launchers
+    plan                    tile sizes and on-chip bytes, or the reason why a shape cannot run
+    compile_cases           the kernels at their real tile sizes, to be compiled without a device
+
+A program owns 16 rows of the batch. Per program and step, with e bytes an element (H = 128, bf16 in brackets):
+
+    device memory   forward: x, y and H/8 bytes of bits a row, 32 H e + 2 H [8.4 KB]
+                    backward: grad, y, grad_a and bits, 48 H e + 2 H [12.5 KB]
+    W_hh            read once a launch, then in registers: H H e bytes [32 KB], H/8 to H/2 registers a thread of 8 warps
+    shared memory   h goes through 16 H e bytes [4 KB]: written once, read by every warp; two barriers
+    operations      32 H H on the tensor cores [0.5 MFLOP]; fp32 is three products of tf32 unless tf32 will do
+
+The bound of a step, from the data sheets, in cycles of one multiprocessor, H = 128 and 256 in bf16:
+
+                    A100 (2048 flop a cycle)    H100 (4096)     what counts
+    tensor cores    256, 1024                   128, 512        H = 256
+    device memory   820, 1640 (10 bytes)        590, 1180 (14)  a batch that fills all multiprocessors
+    latency         about 450 on either: store h, barrier, load it, a chain of H/16 products, activation, barrier
+
+With B = 64 there are four programs, so the latency limits: the next step's numbers are loaded a step ahead, and a step
+has nothing but the product between its barriers. None of this has been timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activation import activate, slope
+
+INTERPRETED = triton.knobs.runtime.interpret
+
+# ---------------------------------------------------------------- layout
+#
+# A program owns 16 rows of the batch and, padded to SPANS * WARPS * 16, all columns. A thread of the product's result
+# holds 2 rows and 4 columns of each span, so the tile of x, h and every gradient is (4, SPANS, 2, WARPS, 8, 4): element
+# (c, s, i, w, r, q) is row 8 i + r, column 16 (WARPS s + w) + 4 q + c. Loaded like that, a thread's 4 columns are one
+# access, 4 threads fill a sector, and the way to the product and back only renames registers. W_hh is loaded the same
+# way, as the product's right operand.
+
+
+@triton.jit
+def plus(start, few, H: tl.constexpr):
+    """start + few, for columns of a row of H. Rows that are not aligned are read one element at a time. "or" then hides
+    that the columns are neighbours: the compiler would give them to neighbouring threads, and exchange them later."""
+    return start + few if H % 4 == 0 else start | few
+
+
+@triton.jit
+def tile_rows():
+    i = tl.arange(0, 2)[None, None, :, None, None, None]
+    r = tl.arange(0, 8)[None, None, None, None, :, None]
+    return tl.program_id(0).to(tl.int64) * 16 + i * 8 + r
+
+
+@triton.jit
+def tile_columns(H: tl.constexpr, SPANS: tl.constexpr, WARPS: tl.constexpr):
+    c = tl.arange(0, 4)[:, None, None, None, None, None]
+    s = tl.arange(0, SPANS)[None, :, None, None, None, None]
+    w = tl.arange(0, WARPS)[None, None, None, :, None, None]
+    q = tl.arange(0, 4)[None, None, None, None, None, :]
+    return plus((s * WARPS + w) * 16 + q * 4, c, H)
+
+
+@triton.jit
+def to_result(x):
+    """A tile as the product's accumulator: columns in the order (s, c % 2, w, q, c // 2)."""
+    SPANS: tl.constexpr = x.shape[1]
+    WARPS: tl.constexpr = x.shape[3]
+    x = tl.permute(tl.reshape(x, (2, 2, SPANS, 2, WARPS, 8, 4)), (3, 5, 2, 1, 4, 6, 0))
+    return tl.reshape(x, (16, SPANS * WARPS * 16))
+
+
+@triton.jit
+def from_result(x, SPANS: tl.constexpr):
+    WARPS: tl.constexpr = x.shape[1] // (SPANS * 16)
+    x = tl.permute(tl.reshape(x, (2, 8, SPANS, 2, WARPS, 4, 2)), (6, 3, 2, 0, 4, 1, 5))
+    return tl.reshape(x, (4, SPANS, 2, WARPS, 8, 4))
+
+
+@triton.jit
+def to_left(x):
+    """A tile as the product's left operand. A thread of the right one holds pairs of 16-bit numbers, single ones of
+    fp32: columns in the order (s, w, c // 2, q, c % 2), or (s, w, c, q)."""
+    SPANS: tl.constexpr = x.shape[1]
+    WARPS: tl.constexpr = x.shape[3]
+    if x.dtype.primitive_bitwidth == 16:
+        x = tl.permute(tl.reshape(x, (2, 2, SPANS, 2, WARPS, 8, 4)), (3, 5, 2, 4, 0, 6, 1))
+    else:
+        x = tl.permute(x, (2, 4, 1, 3, 0, 5))
+    return tl.reshape(x, (16, SPANS * WARPS * 16))
+
+
+@triton.jit
+def load_right(w_hh, H: tl.constexpr, SPANS: tl.constexpr, WARPS: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """The right operand: W_hh.T, or W_hh if TRANSPOSED. Rows (k) as in to_left, columns (n) as in to_result."""
+    GROUPS: tl.constexpr = SPANS * WARPS
+    c = tl.arange(0, 4)[:, None, None, None, None, None, None]
+    group = tl.arange(0, GROUPS)[None, :, None, None, None, None, None]
+    j = tl.arange(0, 2)[None, None, :, None, None, None, None]
+    s = tl.arange(0, SPANS)[None, None, None, :, None, None, None]
+    w = tl.arange(0, WARPS)[None, None, None, None, :, None, None]
+    g = tl.arange(0, 8)[None, None, None, None, None, :, None]
+    q = tl.arange(0, 4)[None, None, None, None, None, None, :]
+    k, n = plus(group * 16 + q * 4, c, H), plus((s * WARPS + w) * 16 + g * 2, j, H)
+    w_hh += k * H + n if TRANSPOSED else n * H + k
+    x = tl.load(w_hh, mask=(n < H) & (k < H), other=0.0) if H < GROUPS * 16 else tl.load(w_hh)
+    if x.dtype.primitive_bitwidth == 16:
+        x = tl.permute(tl.reshape(x, (2, 2, GROUPS, 2, SPANS, WARPS, 8, 4)), (2, 0, 7, 1, 4, 3, 5, 6))
+    else:
+        x = tl.permute(x, (1, 0, 6, 3, 2, 4, 5))
+    return tl.reshape(x, (GROUPS * 16, GROUPS * 16))
+
+
+# ---------------------------------------------------------------- value functions
+
+
+@triton.jit
+def load(pointers, there, H: tl.constexpr, SPANS: tl.constexpr, WARPS: tl.constexpr):
+    """A tile, 0 where `there` denies its rows and in the columns past H."""
+    padded: tl.constexpr = H < SPANS * WARPS * 16
+    return tl.load(pointers, mask=there & (tile_columns(H, SPANS, WARPS) < H) if padded else there, other=0.0)
+
+
+@triton.jit
+def word_of(row, H: tl.constexpr, SPANS: tl.constexpr, WARPS: tl.constexpr):
+    """Where in a packed mask a tile's columns are: (1, SPANS, 2, WARPS, 8, 4), one word a thread, row and span."""
+    WORDS: tl.constexpr = (H + 31) // 32
+    s = tl.arange(0, SPANS)[None, :, None, None, None, None]
+    w = tl.arange(0, WARPS)[None, None, None, :, None, None]
+    word = row * WORDS + tl.minimum((s * WARPS + w) // 2, WORDS - 1)
+    return tl.broadcast_to(word, (1, SPANS, 2, WARPS, 8, 4))
+
+
+@triton.jit
+def drop(x, words):
+    """x where the mask keeps it, 0 elsewhere, NaN or not."""
+    c = tl.arange(0, 4)[:, None, None, None, None, None]
+    w = tl.arange(0, x.shape[3])[None, None, None, :, None, None]
+    q = tl.arange(0, 4)[None, None, None, None, None, :]
+    return tl.where(words >> (w % 2 * 16 + q * 4) >> c & 1 != 0, x, 0.0)
+
+
+@triton.jit
+def clear_padding(x, H: tl.constexpr):
+    """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
+    SPANS: tl.constexpr = x.shape[1]
+    WARPS: tl.constexpr = x.shape[3]
+    return tl.where(tile_columns(H, SPANS, WARPS) < H, x, 0.0) if H < SPANS * WARPS * 16 else x
+
+
+@triton.jit
+def product(left, right, start, PRECISION: tl.constexpr):
+    """start + left @ right. PRECISION "wide" is for Triton's interpreter, which multiplies the bits of bf16 numbers."""
+    if PRECISION == "wide":
+        return tl.dot(left.to(tl.float32), right.to(tl.float32), start, input_precision="ieee")
+    else:
+        return tl.dot(left, right, start, input_precision=PRECISION)
+
+
+@triton.jit
+def activate_quickly(x, NONLINEARITY: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr):
+    """TANH "hardware": one instruction, relative error 2**-11 everywhere; rounding to bf16 costs up to 2**-8."""
+    if NONLINEARITY == "tanh" and TANH == "hardware":
+        return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=r,r", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        return activate(x, NONLINEARITY, DTYPE)
+
+
+# ---------------------------------------------------------------- kernels
+
+RUNTIME = ["T", "B", "x_step", "x_row", "g_step", "g_row"]
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def forward_kernel(xw, h0, w_hh, hidden_bits, recurrent_bits, output, T, B, x_step, x_row,
+                   hidden_scale, recurrent_scale,
+                   NONLINEARITY: tl.constexpr, PER_STEP: tl.constexpr, REVERSE: tl.constexpr, PRECISION: tl.constexpr,
+                   TANH: tl.constexpr, H: tl.constexpr, SPANS: tl.constexpr, WARPS: tl.constexpr):
+    """xw: (T, B, H), a step x_step rows of H elements after the one before, a row x_row. output: (T, B, H). h0: (B, H).
+    w_hh: (H, H). hidden_bits, recurrent_bits: (T*B or B, ceil(H/32)) or None.
+
+    The numbers of the next step are loaded a step ahead.
+    """
+    WORDS: tl.constexpr = (H + 31) // 32
+    DTYPE: tl.constexpr = output.dtype.element_ty
+    first, direction = (T - 1, -1) if REVERSE else (0, 1)
+    row, column = tile_rows(), tile_columns(H, SPANS, WARPS)
+    mine = (row < B) & (column < H)
+    real = row < B
+    start = tl.cast(first, tl.int64)
+    mask_start = start * B if PER_STEP else 0
+    mask_step = tl.cast(B, tl.int64) * (direction * WORDS)
+    y_step = tl.cast(B, tl.int64) * (direction * H)
+    x_step = tl.cast(x_step, tl.int64) * H
+
+    w = load_right(w_hh, H, SPANS, WARPS, False)
+    h = load(h0 + row * H + column, real, H, SPANS, WARPS)
+    xw += start * x_step + row * x_row * H + column
+    x = load(xw, real, H, SPANS, WARPS)
+    output += (start * B + row) * H + column
+    word = word_of(mask_start + row, H, SPANS, WARPS)
+    if hidden_bits is not None:
+        kept = tl.load(hidden_bits + word, mask=real, other=0)
+    if recurrent_bits is not None:
+        entering = tl.load(recurrent_bits + word, mask=real, other=0)
+
+    for step in range(T):
+        if recurrent_bits is not None:
+            h = drop(h.to(tl.float32) * recurrent_scale, entering).to(DTYPE)
+        a = from_result(product(to_left(h), w, to_result(x.to(tl.float32)), PRECISION), SPANS)
+        ahead = row < tl.where(step + 1 < T, B, 0)
+        xw += x_step * direction
+        x = load(xw, ahead, H, SPANS, WARPS)
+        a = clear_padding(a, H)
+        if hidden_bits is not None:
+            a = drop(a, kept)                               # f(0) = 0
+        word += mask_step
+        if PER_STEP and hidden_bits is not None:
+            kept = tl.load(hidden_bits + word, mask=ahead, other=0)
+        if PER_STEP and recurrent_bits is not None:
+            entering = tl.load(recurrent_bits + word, mask=ahead, other=0)
+        h = activate_quickly(a, NONLINEARITY, DTYPE, TANH)
+        if hidden_bits is not None:
+            h = h * hidden_scale
+        h = h.to(DTYPE)
+        tl.store(output, h, mask=mine)
+        output += y_step
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def backward_kernel(grad_output, grad_h_n, output, w_hh, hidden_bits, recurrent_bits, grad_a, grad_h0,
+                    T, B, g_step, g_row, hidden_scale, inverse_scale, recurrent_scale,
+                    NONLINEARITY: tl.constexpr, PER_STEP: tl.constexpr, REVERSE: tl.constexpr, PRECISION: tl.constexpr,
+                    H: tl.constexpr, SPANS: tl.constexpr, WARPS: tl.constexpr):
+    """From the step that forward took last to its first. grad_output: (T, B, H), a step g_step rows of H elements after
+    the one before, a row g_row. output, grad_a: (T, B, H). grad_h_n (or None), grad_h0: (B, H). The rest as in
+    forward_kernel.
+
+    Dropped units have gradient 0, so what is kept decides, never the output's value.
+    """
+    WORDS: tl.constexpr = (H + 31) // 32
+    DTYPE: tl.constexpr = grad_a.dtype.element_ty
+    first, direction = (0, 1) if REVERSE else (T - 1, -1)
+    row, column = tile_rows(), tile_columns(H, SPANS, WARPS)
+    mine = (row < B) & (column < H)
+    real = row < B
+    start = tl.cast(first, tl.int64)
+    mask_start = start * B if PER_STEP else 0
+    mask_step = tl.cast(B, tl.int64) * (direction * WORDS)
+    y_step = tl.cast(B, tl.int64) * (direction * H)
+    g_step = tl.cast(g_step, tl.int64) * H
+
+    w = load_right(w_hh, H, SPANS, WARPS, True)
+    grad_output += start * g_step + row * g_row * H + column
+    at = (start * B + row) * H + column
+    dh = load(grad_output, real, H, SPANS, WARPS).to(tl.float32)
+    y = load(output + at, real, H, SPANS, WARPS)
+    if grad_h_n is not None:
+        dh += load(grad_h_n + row * H + column, real, H, SPANS, WARPS).to(tl.float32)
+    word = word_of(mask_start + row, H, SPANS, WARPS)
+    if hidden_bits is not None:
+        kept = tl.load(hidden_bits + word, mask=real, other=0)
+    if recurrent_bits is not None:
+        entering = tl.load(recurrent_bits + word, mask=real, other=0)
+
+    for step in range(T):
+        ahead = row < tl.where(step + 1 < T, B, 0)
+        grad_output += g_step * direction
+        g = load(grad_output, ahead, H, SPANS, WARPS)
+        da = clear_padding(dh * slope(y.to(tl.float32), hidden_scale, inverse_scale, NONLINEARITY), H)
+        y = load(output + (at + y_step), ahead, H, SPANS, WARPS)
+        if hidden_bits is not None:
+            da = drop(da, kept)
+        word += mask_step
+        if PER_STEP and hidden_bits is not None:
+            kept = tl.load(hidden_bits + word, mask=ahead, other=0)
+        da = da.to(DTYPE)
+        tl.store(grad_a + at, da, mask=mine)
+        at += y_step
+        if recurrent_bits is None:
+            dh = from_result(product(to_left(da), w, to_result(g.to(tl.float32)), PRECISION), SPANS)
+        else:
+            dh = from_result(product(to_left(da), w, tl.zeros([16, w.shape[1]], tl.float32), PRECISION), SPANS)
+            dh = drop(dh * recurrent_scale, entering) + g.to(tl.float32)
+            if PER_STEP:
+                entering = tl.load(recurrent_bits + word, mask=ahead, other=0)
+    tl.store(grad_h0 + row * H + column, dh, mask=mine)
+
+
+# ---------------------------------------------------------------- launchers
+
+
+def forward(xw: Tensor, h0: Tensor, w_hh: Tensor, hidden_bits: Tensor | None, recurrent_bits: Tensor | None,
+            hidden_scale: float, recurrent_scale: float, *, nonlinearity: str = "tanh", mask_scope: str = "step",
+            reverse: bool = False, tf32: bool = False) -> Tensor:
+    """output (T, B, H) from xw (T, B, H), the input's part with both biases, h0 (B, H) and w_hh (H, H).
+
+    hidden_bits, recurrent_bits: packed masks, int32 (T*B or B, ceil(H/32)), or None.
+    """
+    output = torch.empty_like(xw, memory_format=torch.contiguous_format)
+    xw, step, row = _in_rows(xw)
+    tensors = xw, _dense(h0), _dense(w_hh), hidden_bits, recurrent_bits, output
+    scales = hidden_scale, recurrent_scale
+    _launch(forward_kernel, tensors, xw, (step, row), scales, nonlinearity, mask_scope, reverse, tf32,
+            TANH=_tanh(xw.dtype, _backend()))
+    return output
+
+
+def backward(grad_output: Tensor, grad_h_n: Tensor | None, output: Tensor, w_hh: Tensor, hidden_bits: Tensor | None,
+             recurrent_bits: Tensor | None, hidden_scale: float, recurrent_scale: float, *, nonlinearity: str = "tanh",
+             mask_scope: str = "step", reverse: bool = False, tf32: bool = False) -> tuple[Tensor, Tensor]:
+    """grad_a (T, B, H), the gradient of what goes into the activation, and grad_h0 (B, H)."""
+    grad_a = torch.empty_like(output, memory_format=torch.contiguous_format)
+    grad_h0 = output.new_empty(output.shape[1:])
+    grad_output, step, row = _in_rows(grad_output)
+    tensors = grad_output, _dense(grad_h_n), _dense(output), _dense(w_hh), hidden_bits, recurrent_bits, grad_a, grad_h0
+    hidden_scale = 1.0 if hidden_bits is None else hidden_scale
+    inverse_scale = 1.0 / hidden_scale if hidden_scale else 0.0
+    _launch(backward_kernel, tensors, output, (step, row), (hidden_scale, inverse_scale, recurrent_scale), nonlinearity,
+            mask_scope, reverse, tf32)
+    return grad_a, grad_h0
+
+
+def _launch(kernel: Any, tensors: tuple, like: Tensor, strides: tuple, scales: tuple, nonlinearity: str,
+            mask_scope: str, reverse: bool, tf32: bool, **constexprs: Any) -> None:
+    T, B, H = like.shape
+    p = plan(H, B, like.dtype, device_properties())
+    if p.reason:
+        raise ValueError(f"strategy 'resident' cannot run: {p.reason}")
+    if T == 0 or B == 0:
+        raise ValueError(f"strategy 'resident' needs at least one step and one row, got {T} and {B}")
+    kernel[(p.programs,)](
+        *tensors, T, B, *strides, *scales, NONLINEARITY=nonlinearity, PER_STEP=mask_scope == "step", REVERSE=reverse,
+        PRECISION=_precision(like.dtype, tf32, _backend()), H=H, SPANS=p.spans, WARPS=p.warps, **constexprs,
+        num_warps=p.warps, num_stages=1)
+
+
+def _in_rows(x: Tensor) -> tuple[Tensor, int, int]:
+    """x (T, B, H), copied if its steps and rows are not whole rows of H apart, and how many rows they are apart."""
+    H = x.shape[2]
+    if (x.stride(2) != 1 and H > 1) or x.stride(0) % H or x.stride(1) % H or x.data_ptr() % 16:
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x, x.stride(0) // H, x.stride(1) // H
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    """x contiguous and on a 16-byte boundary, as vector accesses and Triton's cache of compiled kernels need it."""
+    if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0):
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _precision(dtype: torch.dtype, tf32: bool, backend: str) -> str:
+    """How `product` multiplies. fp32 on NVIDIA's tensor cores is three products of tf32, as exact as fp32."""
+    if backend == "interpreter":
+        return "wide"
+    if dtype != torch.float32 or backend == "hip":
+        return "ieee"
+    return "tf32" if tf32 else "tf32x3"
+
+
+def _tanh(dtype: torch.dtype, backend: str) -> str:
+    return "hardware" if dtype == torch.bfloat16 and backend == "cuda" else "exact"
+
+
+def _backend() -> str:
+    return "interpreter" if INTERPRETED else triton.runtime.driver.active.get_current_target().backend
+
+
+# ---------------------------------------------------------------- choice of tiles
+
+A100 = {"multiprocessor_count": 108, "max_shared_mem": 166912}
+
+
+class Plan(NamedTuple):
+    rows: int  # rows of the batch a program owns
+    columns: int  # H, padded: 16 * spans * warps
+    spans: int
+    warps: int
+    programs: int
+    weight: int  # bytes of W_hh, in registers
+    shared: int  # bytes of shared memory, through which h goes from step to step
+    reason: str  # why it cannot run, or ""
+
+
+def plan(H: int, B: int, dtype: torch.dtype, properties: Mapping[str, int]) -> Plan:
+    """Tiles for a device with this `max_shared_mem`. Where `warpSize` is 64 (AMD), W_hh passes through it."""
+    columns = max(16, triton.next_power_of_2(H))
+    warps = min(columns // 16, 8)
+    weight = columns * columns * dtype.itemsize
+    halves = 2 if dtype == torch.float32 else 1             # tf32x3 keeps each number as two
+    shared, limit = 16 * columns * dtype.itemsize * halves, properties["max_shared_mem"]
+    if properties.get("warpSize", 32) == 64:
+        shared = max(shared, weight)
+    registers, most = weight * halves // (warps * 32 * 4), 128
+    reason = ""
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        reason = f"{dtype} is none of float32, float16, bfloat16"
+    elif registers > most:
+        reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {most} leave room for the rest"
+    elif shared > limit:
+        reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {limit}"
+    return Plan(16, columns, columns // 16 // warps, warps, triton.cdiv(B, 16), weight, shared, reason)
+
+
+def device_properties() -> Mapping[str, int]:
+    if INTERPRETED:
+        return A100
+    driver = triton.runtime.driver.active
+    return driver.utils.get_device_properties(driver.get_current_device())
+
+
+KINDS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def compile_cases(properties: Mapping[str, int] = A100, backend: str = "cuda") -> Iterator[tuple]:
+    """(name, kernel, signature, constexprs, num_warps, num_stages) for every tile size that `plan` takes there."""
+    for H in (16, 64, 100, 128, 256):
+        for kind, dtype in KINDS.items():
+            p = plan(H, 16, dtype, properties)
+            if p.reason:
+                continue
+            constexprs = dict(NONLINEARITY="tanh", PER_STEP=True, REVERSE=False,
+                              PRECISION=_precision(dtype, kind == "tf32", backend), H=H, SPANS=p.spans, WARPS=p.warps)
+            for kernel in (forward_kernel, backward_kernel):
+                own = dict(constexprs, TANH=_tanh(dtype, backend)) if kernel is forward_kernel else constexprs
+                name = f"resident.{kernel.__name__.removesuffix('_kernel')} H={H} {kind}"
+                yield name, kernel, _signature(kernel, dtype, own), own, p.warps, 1
+
+
+def _signature(kernel: Any, dtype: torch.dtype, constexprs: Mapping[str, Any]) -> dict[str, str]:
+    pointer = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}[dtype]
+    special = {"hidden_bits": "*i32", "recurrent_bits": "*i32"}
+    special |= dict.fromkeys(RUNTIME, "i32")
+    special |= dict.fromkeys(("hidden_scale", "inverse_scale", "recurrent_scale"), "fp32")
+    return {name: "constexpr" if name in constexprs else special.get(name, pointer) for name in kernel.arg_names}

@@ -1,0 +1,48 @@
+"""What is installed. The folder kernels/ becomes rnndrop.kernels, because PyPI has another package named kernels."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "rnndrop/__init__.py").read_text(), re.MULTILINE)[1]
+README = HERE / "README.md"
+
+TRITON = "triton>=3.7.1; platform_system == 'Linux'"  # PyTorch's CUDA wheels bring theirs
+DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
+EXTRAS = {
+    "triton": [TRITON],
+    "demo": DEMO,
+    "test": [*DEMO, TRITON, "build>=1", "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=4", "setuptools>=77", "wheel"],
+    "bench": [*DEMO, "pandas>=2", "plotly>=5", "pytest>=8", "pytest-benchmark>=4", "tabulate>=0.9", "typer>=0.12"],
+    "dev": ["mypy>=1.11", "ruff>=0.6"],
+}
+
+setup(
+    name="rnndrop",
+    version=VERSION,
+    description="An Elman RNN with dropout inside the recurrence, at the price of a plain torch.nn.RNN",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The rnndrop authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=["pytorch", "rnn", "dropout", "triton"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    # What the code calls exists since these versions; constraints.txt has those it is tested with.
+    python_requires=">=3.10",
+    install_requires=["torch>=2.4", "numpy>=1.26"],
+    extras_require=EXTRAS,
+    packages=["rnndrop", "rnndrop.kernels"],
+    package_dir={"rnndrop.kernels": "kernels"},
+    package_data={"rnndrop": ["py.typed"]},
+    py_modules=[],
+    zip_safe=False,
+)

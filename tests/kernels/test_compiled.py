@@ -1,0 +1,47 @@
+"""The kernels as compiled code for devices that need not be there."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*arguments):
+    """In a process of its own: Triton either interprets or compiles."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    process = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+def test_no_kernel_spills_and_the_table_is_fresh():
+    """Compiles every kernel for every device, unless the code is that which the table was made from."""
+    run("-m", "benchmarks.resources", "--if-changed")
+
+
+def test_pointwise_kernels_compile_everywhere_without_spills():
+    table = run("-m", "benchmarks.resources", "dropout")
+    assert "tanh_dropout backward" in table and "sm_100" in table and "gfx942" in table
+
+
+def test_sizes_rates_and_sites_do_not_compile_again():
+    """Two shapes of columns, one alone: two kernels, whatever else changes."""
+    out = run("-c", """if True:
+        import torch
+        from benchmarks.resources import _install
+        _install("sm_80")
+        from rnndrop.kernels import packed_mask, tanh_dropout
+        seed = torch.ones(1, dtype=torch.int64, device="meta")
+        for columns in (64, 128):
+            for rows, threshold, scale, site, start in [(1, 1, 1.0, 0, 0), (16, 16, 2.0, 1, 1),
+                                                        (33, 65536, 0.0, 16, 16), (2**20, 77, 1.5, 2**33 + 1, 2**35)]:
+                x = torch.empty(rows, columns, device="meta")
+                y = tanh_dropout.forward(x, seed, threshold, scale, site, row_start=start)
+                tanh_dropout.backward(x, y, seed, threshold, scale, site, row_start=start)
+                packed_mask.packed_mask(seed, rows, columns, threshold, site)
+        for kernel in (tanh_dropout.forward_kernel, tanh_dropout.backward_kernel, packed_mask.packed_mask_kernel):
+            print(len(kernel.device_caches["sm_80"][0]))
+    """)
+    assert out.split() == ["2", "2", "2"]

@@ -1,0 +1,199 @@
+import re
+
+import pytest
+import torch
+
+from rnndrop import functional
+from tests.helpers import STRATEGIES, assert_near, exact_mask, keep, make_layer
+from tests.tolerances import POINTWISE, POINTWISE_GRADIENT
+
+NAN, INF = float("nan"), float("inf")
+
+
+def tanh_dropout_by_hand(x, p, seed):
+    rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
+    return (torch.tanh(rows.double()) * exact_mask(seed, *rows.shape, p)).view(x.shape)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 33), (2, 3, 17), (2, 2, 2, 2), (3000, 50)], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
+def test_tanh_dropout(strategy, dtype, shape, p):
+    x = torch.randn(shape).to(dtype).requires_grad_()
+    y = functional.tanh_dropout(x, p, seed=5, strategy=strategy)
+    exact = x.detach().double().requires_grad_()
+    expected = tanh_dropout_by_hand(exact, p, 5)
+    grad = torch.randn(shape).to(dtype)
+    (dx,) = torch.autograd.grad(y, x, grad)
+    (expected_dx,) = torch.autograd.grad(expected, exact, grad.double())
+    assert y.dtype == dx.dtype == dtype and y.shape == dx.shape == shape
+    # Twice the table's bounds: here the activation is rounded to the dtype, and its product with the scale again.
+    assert_near(y, expected, 2 * POINTWISE[dtype])
+    size = (expected.detach() / torch.tanh(exact.detach())).max().item() * grad.abs().max().item()  # the scale, or 0
+    torch.testing.assert_close(dx.double(), expected_dx, rtol=0, atol=size * 2 * POINTWISE_GRADIENT[dtype])
+    kept = expected.detach() != 0
+    assert torch.equal(y != 0, kept) and (dx[~kept] == 0).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_tanh_dropout_of_nan_and_inf(strategy, value):
+    x = torch.full((20, 30), value, requires_grad=True)
+    y = functional.tanh_dropout(x, 0.5, seed=1, strategy=strategy)
+    (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    drawn = keep(1, 20, 30, 0.5)
+    assert (y[~drawn] == 0).all() and (dx[~drawn] == 0).all()
+    if value != value:
+        assert y[drawn].isnan().all() and dx[drawn].isnan().all()
+    else:
+        assert (y[drawn] == 2 * torch.tensor(value).sign()).all() and (dx == 0).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_dropped_gradient_of_nan_is_zero(strategy):
+    x = torch.randn(20, 30, requires_grad=True)
+    y = functional.tanh_dropout(x, 0.5, seed=1, strategy=strategy)
+    (dx,) = torch.autograd.grad(y, x, torch.full_like(y, NAN))
+    drawn = keep(1, 20, 30, 0.5)
+    assert (dx[~drawn] == 0).all() and dx[drawn].isnan().all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("view", [lambda x: x.t(), lambda x: x[::2, 1::3], lambda x: x[:1].expand(9, 40), lambda x: x[None].mT])
+def test_tanh_dropout_of_views(strategy, view):
+    x = torch.randn(40, 40, dtype=torch.float64, requires_grad=True)
+    copy = x.detach().clone().requires_grad_()
+    y = functional.tanh_dropout(view(x), 0.5, seed=1, strategy=strategy)
+    expected = tanh_dropout_by_hand(view(copy), 0.5, 1)
+    assert_near(y, expected)
+    grad = torch.randn(y.mT.shape, dtype=torch.float64).mT
+    assert_near(torch.autograd.grad(y, x, grad)[0], torch.autograd.grad(expected, copy, grad)[0])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3)], ids=str)
+def test_tanh_dropout_of_nothing(strategy, shape):
+    x = torch.zeros(shape, requires_grad=True)
+    y = functional.tanh_dropout(x, 0.5, seed=1, strategy=strategy)
+    assert y.shape == shape
+    assert torch.autograd.grad(y.sum(), x)[0].shape == shape
+
+
+@pytest.mark.parametrize("options", [dict(p=0.0), dict(p=0.5, training=False), dict(p=1, training=False)])
+def test_without_dropout_it_is_tanh_and_draws_nothing(options):
+    x, state = torch.randn(3, 5), torch.get_rng_state()
+    assert torch.equal(functional.tanh_dropout(x, **options), torch.tanh(x))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_integers_become_floats_as_for_torch_tanh(dtype):
+    x = torch.arange(12).view(3, 4).to(dtype)
+    y = functional.tanh_dropout(x, 0.5, seed=1)
+    assert y.dtype == torch.tanh(x).dtype
+    assert_near(y, tanh_dropout_by_hand(x, 0.5, 1))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_same_mask_in_every_dtype(strategy):
+    x = torch.rand(30, 50) + 0.5
+    masks = [functional.tanh_dropout(x.to(dtype), 0.3, seed=1, strategy=strategy) != 0 for dtype in POINTWISE]
+    assert all(torch.equal(m, keep(1, 30, 50, 0.3)) for m in masks)
+
+
+def refuses(error, words, function, **changed):
+    """The call raises, and has drawn nothing."""
+    leaves = make_layer()
+    arguments = {"x": leaves["x"], "p": 0.5} if function is functional.tanh_dropout else {"hidden_dropout": 0.5, **leaves}
+    if function is functional.rnn_layer:
+        arguments["input"] = arguments.pop("x")
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=words):
+        function(**{**arguments, **changed})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5, NAN, INF, True, None, "0.2"])
+@pytest.mark.parametrize("name", ["p", "hidden_dropout", "recurrent_dropout"])
+def test_bad_probability(name, p):
+    function = functional.tanh_dropout if name == "p" else functional.rnn_layer
+    refuses(ValueError, f"^{name} should be a number in range .* got {re.escape(repr(p))}$", function, **{name: p})
+
+
+CHOICES = dict(nonlinearity="'tanh' or 'relu'", mask_scope="'step' or 'sequence'", strategy="'auto', 'torch'")
+
+
+@pytest.mark.parametrize("value", ["other", None, 1])
+@pytest.mark.parametrize("function, name", [(functional.tanh_dropout, "strategy"), *[(functional.rnn_layer, n) for n in CHOICES]])
+def test_unknown_choice(function, name, value):
+    refuses(ValueError, f"^Unknown {name} {value!r}. Select from {CHOICES[name]}", function, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "seed, error",
+    [(1.0, TypeError), ("1", TypeError), (True, TypeError), (torch.tensor(1.0), TypeError),
+     (torch.tensor(1, dtype=torch.int32), TypeError), (torch.tensor([1, 2]), ValueError), (torch.tensor([], dtype=torch.int64), ValueError)],
+)  # fmt: skip
+@pytest.mark.parametrize("function", [functional.tanh_dropout, functional.rnn_layer], ids=lambda f: f.__name__)
+def test_bad_seed(function, seed, error):
+    refuses(error, "^seed should be", function, seed=seed)
+
+
+def shaped(*shape, dtype=torch.float64):
+    return torch.zeros(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "changed, error",
+    [
+        (dict(input=shaped(5, 4)), "input must have 3 dimensions, got 2"),
+        (dict(input=shaped(5, 3, 4), batch_sizes=[3, 2]), "input must have 2 dimensions, got 3"),
+        (dict(input=shaped(0, 3, 4)), "sequence length to be larger than 0"),
+        (dict(input=shaped(5, 3, 9)), "Expected w_ih size"),
+        (dict(h0=shaped(4, 17)), "Expected h0 size"),
+        (dict(h0=shaped(3, 18)), "Expected h0 size"),
+        (dict(h0=shaped(1, 3, 17)), "Expected h0 size"),
+        (dict(w_hh=shaped(17, 16)), "Expected w_hh size"),
+        (dict(b_ih=shaped(16)), "Expected b_ih size"),
+        (dict(b_hh=shaped(17, 1)), "Expected b_hh size"),
+        (dict(input=shaped(6, 4), batch_sizes=[3, 2]), "batch_sizes must add up"),
+        (dict(h0=shaped(3, 17, dtype=torch.float32)), "same dtype"),
+        (dict(w_hh=shaped(17, 17).to("meta")), "same device"),
+    ],
+)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_shapes_that_do_not_match(changed, error, strategy):
+    refuses(RuntimeError, error, functional.rnn_layer, strategy=strategy, **changed)
+
+
+@pytest.mark.parametrize("layer, direction", [(-1, 0), (2**31, 0), (0, 2), (0, -1)])
+def test_bad_numbers(layer, direction):
+    refuses(ValueError, "layer should be at least 0 and direction 0 or 1", functional.rnn_layer, layer=layer, direction=direction)
+
+
+def test_dtypes_that_torch_refuses_are_refused():
+    leaves = {name: leaf.detach().to(torch.int64) for name, leaf in make_layer().items()}
+    refuses(NotImplementedError, "not implemented for", functional.rnn_layer, input=leaves.pop("x"), **leaves)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_a_batch_of_no_sequences(p):
+    leaves = make_layer(batch=0)
+    output, h_n = functional.rnn_layer(*leaves.values(), hidden_dropout=p, recurrent_dropout=p, seed=1)
+    assert output.shape == (5, 0, 17) and h_n.shape == (0, 17)
+    grads = torch.autograd.grad(output.sum() + h_n.sum(), list(leaves.values()))
+    assert all((g == 0).all() and g.shape == leaf.shape for g, leaf in zip(grads, leaves.values(), strict=True))
+
+
+@pytest.mark.parametrize("scope", ["step", "sequence"])
+@pytest.mark.parametrize("seed", [3, -3, 2**64 - 3])
+def test_int_and_tensor_seeds(scope, seed):
+    leaves = make_layer()
+    signed = (seed + 2**63) % 2**64 - 2**63
+    seeds = [seed, torch.tensor(signed), torch.tensor([signed]), torch.tensor([[signed]])]
+    drawn = [functional.rnn_layer(*leaves.values(), hidden_dropout=0.5, mask_scope=scope, seed=s)[0] for s in seeds]
+    assert all(torch.equal(drawn[0], y) for y in drawn[1:])
+    x = torch.randn(30, 4)
+    drawn = [functional.tanh_dropout(x, 0.5, seed=s) for s in seeds]
+    assert all(torch.equal(drawn[0], y) for y in drawn[1:])
