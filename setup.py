@@ -14,7 +14,12 @@ DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
 EXTRAS = {
     "triton": [TRITON],
     "demo": DEMO,
-    "test": [*DEMO, TRITON, "build>=1", "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=4", "setuptools>=77", "wheel"],
+    "test": [
+        *DEMO,
+        TRITON,
+        *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel
+        *["expecttest>=0.2", "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=4"],
+    ],
     "bench": [*DEMO, "pandas>=2", "plotly>=5", "pytest>=8", "pytest-benchmark>=4", "tabulate>=0.9", "typer>=0.12"],
     "dev": ["mypy>=1.11", "ruff>=0.6"],
 }

@@ -82,7 +82,7 @@ def run(session: Session, cases: Sequence[Case], providers: Sequence[Provider], 
 
 def weight(case: Case) -> float:
     """What a case may take of the time, relative to others: more where everyone is timed and where the products are large."""
-    return 1 + case.everyone + min(case.flops() / 1e10, 4)
+    return 1 + 2 * case.everyone + min(case.flops() / 1e10, 4)
 
 
 def measure(session: Session, case: Case, providers: Sequence[Provider], share: float) -> None:
@@ -101,11 +101,10 @@ def measure(session: Session, case: Case, providers: Sequence[Provider], share: 
             session.write(session.row(case, provider.name, "deferred", f"preparing others took this case's {share:.0f} s"))
         else:
             contenders += _prepared(session, case, provider)
-    spent = session.clock() - started
-    contenders, late = _affordable(contenders, max(share - spent, 0.0))
-    for row in late:
-        session.write(row)
-    _time(session, contenders, max(share - spent, 0.0))
+    left = max(share - (session.clock() - started), share / 2)  # preparing never leaves nothing for timing
+    contenders, late = _affordable(contenders, left)
+    session.write(*late)
+    _time(session, contenders, left)
     if session.device == "cuda":
         session.write(*_device_limits(session, case))
         torch.cuda.empty_cache()

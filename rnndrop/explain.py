@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from .functional import autocasts
 from .rnn import RNN
 
 
@@ -54,7 +55,7 @@ def explain(rnn: RNN, input: Tensor | PackedSequence) -> Explanation:
     from .gpu import choose
 
     kind = data.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else data.dtype
+    dtype = torch.get_autocast_dtype(kind) if autocasts(kind) else data.dtype
     if isinstance(input, PackedSequence):
         batch = int(input.batch_sizes[0])
     else:

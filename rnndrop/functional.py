@@ -195,10 +195,15 @@ def _check_device(strategy: str, device: torch.device) -> None:
         raise ValueError(f"strategy 'torch' cannot run: it computes in NumPy, and the input is on {device}")
 
 
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for this kind of device; the meta device has none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def _autocast(*tensors: Any) -> list[Any]:
     """The tensors in autocast's dtype where it is on, as its list for nn.RNN's products has it."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not autocasts(kind):
         return list(tensors)
     dtype = torch.get_autocast_dtype(kind)
     return [x if x is None or x.dtype == torch.float64 or not x.is_floating_point() else x.to(dtype) for x in tensors]

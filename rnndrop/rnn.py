@@ -13,7 +13,7 @@ from torch import _VF, Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import functional
-from .functional import MASK_SCOPES, NONLINEARITIES, check_choice, seed_tensor
+from .functional import MASK_SCOPES, NONLINEARITIES, autocasts, check_choice, seed_tensor
 from .mask import check_probability
 
 
@@ -320,7 +320,7 @@ class RNN(nn.Module):
 
     def _check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         dtype = self.weight_ih_l0.dtype
-        if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+        if input.dtype != dtype and not autocasts(input.device.type):
             raise ValueError(
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
                 f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
