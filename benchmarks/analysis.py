@@ -44,14 +44,15 @@ def _quotients(mine: pd.Series, other: object) -> np.ndarray:
 
 
 def headline(rows: pd.DataFrame, direction: str = "train", dtype: str = "fp32") -> pd.DataFrame:
-    """The seven cases and their geometric mean (of all seven only) by the other provider."""
+    """The seven cases and, of providers that have all of them, the geometric mean, by the other provider."""
     found = ratios(rows)
     found = found[(found.direction == direction) & (found.dtype == dtype) & of_headline(found)]
     if found.empty:
         return pd.DataFrame()
     table = found.pivot(index="case", columns="provider", values="ratio")
     table = table.reindex(index=in_order(table.index), columns=by_importance(table.columns))
-    table.loc["geometric mean"] = np.exp(np.log(table).mean(skipna=False))
+    if len(table) > 1:
+        table.loc["geometric mean"] = np.exp(np.log(table).mean(skipna=False))
     return table.rename_axis(index=None, columns=None)
 
 
@@ -69,6 +70,19 @@ def by_importance(names: pd.Index | list[str]) -> list[str]:
     """Providers as the tables have them."""
     first = [OURS, BASELINE, "nn.RNN + nn.Dropout", "loop", "loop, compiled", "loop, one mask", "Keras SimpleRNN", LIMIT]
     return [n for n in first if n in names] + sorted(n for n in names if n not in first)
+
+
+def held(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bytes held for the backward pass for each element of the output, by shape and provider, of the headline in fp32."""
+    found = timed(rows)
+    found = found[of_headline(found) & (found.direction == "train") & (found.dtype == "fp32") & found.saved_bytes.notna()]
+    found = found[(found.provider != LIMIT) & ~found.provider.str.startswith(f"{OURS} ")]
+    if found.empty:
+        return pd.DataFrame()
+    table = found.assign(held=found.saved_bytes / (found["T"] * found.B * found.H)).pivot(
+        index="case", columns="provider", values="held"
+    )
+    return table.loc[in_order(table.index), by_importance(table.columns)]
 
 
 @dataclass(frozen=True)

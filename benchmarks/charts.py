@@ -24,7 +24,9 @@ MARKERS = [("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamon
 NAMED = [OURS, BASELINE, "nn.RNN + nn.Dropout", "loop", "loop, compiled", "loop, one mask", LIMIT, "Keras SimpleRNN"]
 AXES = {"T": "steps T", "B": "sequences B", "H": "hidden units H"}
 SWEPT = {"T": "B 32, I = H = 128", "B": "T 64, I = H = 256", "H": "T 64, B 32, I = H"}
+TICKS = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20]
 RATIO = "time of rnndrop / time of the other"
+HELD = "bytes for each element of the output"
 Figures = dict[str, go.Figure]
 
 
@@ -85,8 +87,7 @@ def _ratios_png(rows: pd.DataFrame, title: str) -> Any:
     axes.set_xscale("log")
     _plain(axes.xaxis)
     low, high = np.nanmin(table.to_numpy(float)), np.nanmax(table.to_numpy(float))
-    ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20) if low / 1.3 <= t <= high * 1.3]
-    axes.set_xticks(ticks)
+    axes.set_xticks([tick for tick in TICKS if low / 1.3 <= tick <= high * 1.3])
     axes.set_xlim(min(low, 1) / 1.2, max(high, 1) * 1.2)
     axes.set_yticks(range(len(table))[::-1], _shape_labels(table.index))
     axes.set_xlabel(f"{RATIO} (logarithmic; left of the line rnndrop is faster)")
@@ -137,19 +138,8 @@ def _growth_png(rows: pd.DataFrame, title: str) -> Any:
     return figure
 
 
-def _saved(rows: pd.DataFrame) -> pd.DataFrame:
-    """MB held by shape and provider, of the headline's cases."""
-    found = analysis.timed(rows)
-    found = found[analysis.of_headline(found) & (found.direction == "train") & (found.dtype == "fp32")]
-    found = found[found.saved_bytes.notna() & (found.provider != LIMIT) & ~found.provider.str.startswith(f"{OURS} ")]
-    if found.empty:
-        return pd.DataFrame()
-    table = found.pivot(index="case", columns="provider", values="saved_bytes") / 1e6
-    return table.reindex(analysis.in_order(table.index))[analysis.by_importance(table.columns)]
-
-
 def _memory_png(rows: pd.DataFrame, title: str) -> Any:
-    table = _saved(rows)
+    table = analysis.held(rows)
     if table.empty:
         return None
     figure, axes = plt.subplots(figsize=(9.5, 4.2))
@@ -157,9 +147,7 @@ def _memory_png(rows: pd.DataFrame, title: str) -> Any:
     for number, name in enumerate(table.columns):
         places = [i + (number - (len(table.columns) - 1) / 2) * width for i in range(len(table))]
         axes.bar(places, table[name], width, color=colour(name), label=name, zorder=3)
-    axes.set_yscale("log")
-    _plain(axes.yaxis)
-    axes.set_ylabel("MB (logarithmic)")
+    axes.set_ylabel(HELD)
     axes.set_xticks(range(len(table)), [str(name).replace("-", "\n") for name in table.index])
     axes.set_title(f"{title}\nwithout weights and input", loc="left", fontsize=11)
     axes.grid(axis="y", color="0.92", zorder=0)
@@ -183,7 +171,7 @@ def _ratios_html(rows: pd.DataFrame) -> go.Figure:
             x=table[name], y=_shape_labels(table.index), mode="markers", name=name, marker=marker, hovertemplate=hover
         )
     figure.add_vline(x=1, line_width=2, line_color="black")
-    figure.update_xaxes(type="log", title=f"{RATIO} (left of 1 rnndrop is faster)", dtick="D2")
+    figure.update_xaxes(type="log", title=f"{RATIO} (left of 1 rnndrop is faster)", tickvals=TICKS, ticktext=TICKS)
     figure.update_yaxes(autorange="reversed")
     return _styled(figure, 480)
 
@@ -210,11 +198,10 @@ def _growth_html(rows: pd.DataFrame) -> go.Figure:
 
 
 def _memory_html(rows: pd.DataFrame) -> go.Figure:
-    table = _saved(rows)
+    table = analysis.held(rows)
     figure = go.Figure()
+    hover = "%{x}<br>%{y:.3g} bytes"
     for name in table.columns:
-        figure.add_bar(
-            x=list(table.index), y=table[name], name=name, marker_color=colour(name), hovertemplate="%{x}<br>%{y:.3g} MB"
-        )
-    figure.update_yaxes(type="log", title="MB")
+        figure.add_bar(x=list(table.index), y=table[name], name=name, marker_color=colour(name), hovertemplate=hover)
+    figure.update_yaxes(title=HELD)
     return _styled(figure, 440)

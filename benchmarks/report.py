@@ -89,7 +89,7 @@ def _aims(table: pd.DataFrame) -> str:
         if mean is not None and mean == mean:
             said.append(f"{mean:.2f} of {name} (at most {aim})")
     if BASELINE in table and table[BASELINE].notna().any():
-        said.append(f"at worst {table[BASELINE].drop('geometric mean').max():.2f} of {BASELINE} (at most 1)")
+        said.append(f"at worst {table[BASELINE].drop('geometric mean', errors='ignore').max():.2f} of {BASELINE} (at most 1)")
     if LIMIT in table:
         wide = [shape for shape in table.index if "-H" in shape and int(shape.rsplit("H", 1)[1]) >= 256]
         said.append(f"at worst {table.loc[wide, LIMIT].max():.2f} of the matrix products where H >= 256 (at most 1.25)")
@@ -111,7 +111,7 @@ def _other_cases(rows: pd.DataFrame) -> Iterator[Section]:
     for direction in ("inference", "forward"):
         table = analysis.headline(rows, direction)
         if not table.empty:
-            mean = table[BASELINE]["geometric mean"] if direction == "inference" and BASELINE in table else NAN
+            mean = table.get(BASELINE, {}).get("geometric mean", NAN) if direction == "inference" else NAN
             aim = f" Of {BASELINE} it takes {mean:.3f} (aim: at most {EVALUATION_AIM})." if mean == mean else ""
             text = f"Time of rnndrop over the other's.{aim}"
             yield Section(f"The same cases, {_direction(direction)}", text, _named(table, "case"))
@@ -153,10 +153,10 @@ def _growth(rows: pd.DataFrame) -> Iterator[Section]:
 
 
 def _memory(rows: pd.DataFrame) -> Iterator[Section]:
-    table = charts._saved(rows)
+    table = analysis.held(rows)
     if table.empty:
         return
-    text = "MB, without weights and input."
+    text = "Bytes for each element of the output, without weights and input."
     if {OURS, "loop"} <= set(table.columns):
         text += f" rnndrop holds {(table[OURS] / table['loop']).max():.2f} of the loop's at most (aim: 0.5)."
     yield Section("Held for the backward pass", text, _named(table, "case"))
@@ -276,7 +276,7 @@ def _paragraphs(text: str) -> str:
 
 def _table(table: pd.DataFrame, name: str = "") -> str:
     identity = f' id="{name}"' if name else ""
-    body = table.to_html(index=False, border=0, na_rep=NOTHING, classes="sortable")
+    body = table.rename_axis(columns=None).to_html(index=False, border=0, na_rep=NOTHING, classes="sortable")
     return f'<div class="scroll"{identity}>{body}</div>'
 
 

@@ -102,10 +102,11 @@ def default_folder(device: str) -> Path:
 
 def environment(device: str, arguments: list[str]) -> dict[str, Any]:
     """The machine and the software, as far as they bear on speed."""
+    threads = torch.get_num_threads()
     found: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks", *arguments]),
         "date": datetime.date.today().isoformat(),
-        "device": f"{torch.get_num_threads()} threads of {cpu_name()}",
+        "device": f"{threads} thread{'s' * (threads > 1)} of {cpu_name()}",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "commit": commit(),

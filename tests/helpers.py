@@ -60,8 +60,9 @@ def keep(seed, rows, columns, p, **where):
 # The layer by hand: one sequence, one direction, one step at a time.
 
 
-def layer_by_hand(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", hidden=None, recurrent=None,
-                  lengths=None, reverse=False):
+def layer_by_hand(
+    x, h0, w_ih, w_hh, b_ih=None, b_hh=None, *, nonlinearity="tanh", hidden=None, recurrent=None, lengths=None, reverse=False
+):
     """(T, B, I) and (B, H) to (T, B, H), zero after a sequence's end, and (B, H). `hidden` and `recurrent` are masks
     (T, B, H) with their scale."""
     steps, batch, _ = x.shape
@@ -105,12 +106,20 @@ def network_by_hand(rnn, x, hx, seed, lengths=None, parameters=None):
             where = dict(layer=layer, direction=direction)
             end = f"_l{layer}" + "_reverse" * direction
             names = [n + end for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            masks = [mask_over_time(seed, steps, batch, columns, p, rnn.mask_scope, kind=kind, **where)
-                     for kind, p in (("hidden", rnn.hidden_dropout), ("recurrent", rnn.recurrent_dropout))]
+            masks = [
+                mask_over_time(seed, steps, batch, columns, p, rnn.mask_scope, kind=kind, **where)
+                for kind, p in (("hidden", rnn.hidden_dropout), ("recurrent", rnn.recurrent_dropout))
+            ]
             output, h_n = layer_by_hand(
-                x, hx[layer * directions + direction], *[parameters.get(name) for name in names],
-                nonlinearity=rnn.nonlinearity, hidden=masks[0], recurrent=masks[1], lengths=lengths,
-                reverse=bool(direction))
+                x,
+                hx[layer * directions + direction],
+                *[parameters.get(name) for name in names],
+                nonlinearity=rnn.nonlinearity,
+                hidden=masks[0],
+                recurrent=masks[1],
+                lengths=lengths,
+                reverse=bool(direction),
+            )
             if layer + 1 < rnn.num_layers and rnn.dropout:
                 output = output * mask_over_time(seed, steps, batch, columns, rnn.dropout, kind="between", **where)
             outputs.append(output)

@@ -99,7 +99,9 @@ def test_a_loop_of_rnn_cell_and_dropout(p):
     assert_near(output, torch.stack(steps))
     names = [name for name, _ in mine.named_parameters()]
     theirs = dict(zip(names, cell.parameters(), strict=True))
-    assert_near(gradients([output], {"x": x, **dict(mine.named_parameters())}), gradients([torch.stack(steps)], {"x": x, **theirs}))
+    assert_near(
+        gradients([output], {"x": x, **dict(mine.named_parameters())}), gradients([torch.stack(steps)], {"x": x, **theirs})
+    )
 
 
 def test_on_average_it_drops_what_dropout_drops():

@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import rnndrop
-from rnndrop import autograd, functional
+from rnndrop import functional
 from rnndrop.mask import site
 from tests.helpers import STRATEGIES, assert_near, doubled, layer_by_hand, make_layer, mask_over_time
 
@@ -102,7 +102,6 @@ def test_opcheck_of_the_layer(options):
     if "batch_sizes" in options:
         leaves["x"] = torch.randn(5, 2, requires_grad=True)
     torch.library.opcheck(torch.ops.rnndrop.layer.default, (*leaves.values(), torch.tensor([3]), *options_of(**options)))
-    assert hasattr(autograd, "_layer_op")
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "identity"])
@@ -111,7 +110,7 @@ def test_opcheck_of_dropout(nonlinearity):
     arguments = (x, torch.tensor([3]), nonlinearity, 0.4, site("hidden"), "torch")
     torch.library.opcheck(torch.ops.rnndrop.dropout.default, arguments)
     y = torch.ops.rnndrop.dropout(*arguments)[0]
-    assert torch.equal(y == 0, (rnndrop.dropout_mask(3, 4, 33, 0.4) == 0) | (y == 0))
+    assert (y[rnndrop.dropout_mask(3, 4, 33, 0.4) == 0] == 0).all()
 
 
 def compiled(function, **options):
@@ -121,8 +120,8 @@ def compiled(function, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(hidden_dropout=0.3), dict(RATES[2], mask_scope="sequence"), dict(RATES[2], num_layers=2, dropout=0.2, bidirectional=True),
-     dict(num_layers=2, dropout=0.2)],
+    [dict(hidden_dropout=0.3), dict(RATES[2], mask_scope="sequence"),
+     dict(RATES[2], num_layers=2, dropout=0.2, bidirectional=True), dict(num_layers=2, dropout=0.2)],
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("seed", [3, None])

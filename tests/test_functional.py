@@ -125,7 +125,9 @@ CHOICES = dict(nonlinearity="'tanh' or 'relu'", mask_scope="'step' or 'sequence'
 
 
 @pytest.mark.parametrize("value", ["other", None, 1])
-@pytest.mark.parametrize("function, name", [(functional.tanh_dropout, "strategy"), *[(functional.rnn_layer, n) for n in CHOICES]])
+@pytest.mark.parametrize(
+    "function, name", [(functional.tanh_dropout, "strategy"), *[(functional.rnn_layer, n) for n in CHOICES]]
+)
 def test_unknown_choice(function, name, value):
     refuses(ValueError, f"^Unknown {name} {value!r}. Select from {CHOICES[name]}", function, **{name: value})
 
@@ -133,7 +135,8 @@ def test_unknown_choice(function, name, value):
 @pytest.mark.parametrize(
     "seed, error",
     [(1.0, TypeError), ("1", TypeError), (True, TypeError), (torch.tensor(1.0), TypeError),
-     (torch.tensor(1, dtype=torch.int32), TypeError), (torch.tensor([1, 2]), ValueError), (torch.tensor([], dtype=torch.int64), ValueError)],
+     (torch.tensor(1, dtype=torch.int32), TypeError), (torch.tensor([1, 2]), ValueError),
+     (torch.tensor([], dtype=torch.int64), ValueError)],
 )  # fmt: skip
 @pytest.mark.parametrize("function", [functional.tanh_dropout, functional.rnn_layer], ids=lambda f: f.__name__)
 def test_bad_seed(function, seed, error):
@@ -169,7 +172,9 @@ def test_shapes_that_do_not_match(changed, error, strategy):
 
 @pytest.mark.parametrize("layer, direction", [(-1, 0), (2**31, 0), (0, 2), (0, -1)])
 def test_bad_numbers(layer, direction):
-    refuses(ValueError, "layer should be at least 0 and direction 0 or 1", functional.rnn_layer, layer=layer, direction=direction)
+    refuses(
+        ValueError, "layer should be at least 0 and direction 0 or 1", functional.rnn_layer, layer=layer, direction=direction
+    )
 
 
 def test_dtypes_that_torch_refuses_are_refused():

@@ -1,8 +1,8 @@
 """Bytes kept for the backward pass.
 
-Counted: what a forward pass hands to autograd, as torch.autograd.graph.saved_tensors_hooks sees it, each storage once and whole,
-in two ways: everything, and without the storages of the input and the parameters, which live anyway. An autograd function
-cannot keep a tensor past these hooks but by breaking the rules, so the graph's own attributes are looked at too.
+Counted: what a forward pass hands to autograd, as torch.autograd.graph.saved_tensors_hooks sees it, each storage once
+and whole, in two ways: everything, and without the storages of the input and the parameters, which live anyway. A
+function could keep tensors that the hooks do not see, so the attributes of the graph's node are looked at too.
 """
 
 import pytest

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from rnndrop import autograd, cpu, mask
 from tests import test_cpu

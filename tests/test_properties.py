@@ -58,7 +58,9 @@ def test_network(options, seed, inputs, columns, data):
     leaves = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
     copies = doubled(leaves)
     parameters = {name: copies[name] for name, _ in rnn.named_parameters()}
-    expected = network_by_hand(rnn, copies["x"][:, order], copies["hx"][:, order], seed, [lengths[b] for b in order], parameters)
+    expected = network_by_hand(
+        rnn, copies["x"][:, order], copies["hx"][:, order], seed, [lengths[b] for b in order], parameters
+    )
     assert_near(padded, expected[0])
     assert_near(h_n, expected[1])
     # Where few are kept the scale is up to 65536 times 65536, and so is what a gradient is a difference of.
@@ -69,7 +71,9 @@ def test_network(options, seed, inputs, columns, data):
 
 
 @settings(max_examples=60)
-@given(shape=st.lists(st.integers(0, 7), max_size=4), p=rates, seed=seeds, strategy=st.sampled_from(["torch", "reference", "auto"]))
+@given(
+    shape=st.lists(st.integers(0, 7), max_size=4), p=rates, seed=seeds, strategy=st.sampled_from(["torch", "reference", "auto"])
+)
 def test_tanh_dropout(shape, p, seed, strategy):
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = functional.tanh_dropout(x, p, seed=seed, strategy=strategy)

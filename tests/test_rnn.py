@@ -253,21 +253,26 @@ def test_parameters_and_state_dict_are_those_of_torch(options):
     torch.manual_seed(5)
     theirs = nn.RNN(3, 6, **options)
     assert torch.equal(torch.get_rng_state(), drawn)
-    for a, b in [(mine.named_parameters(), theirs.named_parameters()), (mine.state_dict().items(), theirs.state_dict().items())]:
+    for a, b in [
+        (mine.named_parameters(), theirs.named_parameters()),
+        (mine.state_dict().items(), theirs.state_dict().items()),
+    ]:
         a, b = list(a), list(b)
         assert [name for name, _ in a] == [name for name, _ in b]
         assert all(torch.equal(p, q) for (_, p), (_, q) in zip(a, b, strict=True))
     other = RNN(3, 6, **options)
     assert str(other.load_state_dict(theirs.state_dict())) == "<All keys matched successfully>"
     assert str(nn.RNN(3, 6, **options).load_state_dict(mine.state_dict())) == "<All keys matched successfully>"
-    assert [[name.shape for name in names] for names in mine.all_weights] == [[w.shape for w in ws] for ws in theirs.all_weights]
+    assert [[name.shape for name in names] for names in mine.all_weights] == [
+        [w.shape for w in ws] for ws in theirs.all_weights
+    ]
     assert repr(quiet(RNN, 3, 6, **options)) == repr(theirs)
 
 
 def test_positional_arguments_are_those_of_torch():
     arguments = (3, 5, 2, "relu", False, True, 0.5, True)
     mine, theirs = RNN(*arguments, "cpu", torch.float64), nn.RNN(*arguments)
-    names = "input_size hidden_size num_layers nonlinearity bias batch_first dropout bidirectional".split()
+    names = ["input_size", "hidden_size", "num_layers", "nonlinearity", "bias", "batch_first", "dropout", "bidirectional"]
     assert [getattr(mine, name) for name in names] == [getattr(theirs, name) for name in names]
     assert mine.weight_ih_l0.dtype == torch.float64
     with pytest.raises(TypeError):
@@ -477,7 +482,9 @@ def test_gradients_accumulate():
     assert all(torch.equal(p.grad, 2 * g) for p, g in zip(rnn.parameters(), once, strict=True))
 
 
-@pytest.mark.parametrize("steps, batch, inputs, columns", [(1, 1, 1, 1), (1, 3, 2, 17), (4, 1, 2, 16), (3, 2, 1, 1), (2, 2, 40, 33)])
+@pytest.mark.parametrize(
+    "steps, batch, inputs, columns", [(1, 1, 1, 1), (1, 3, 2, 17), (4, 1, 2, 16), (3, 2, 1, 1), (2, 2, 40, 33)]
+)
 def test_small_shapes(steps, batch, inputs, columns):
     rnn = make(input_size=inputs, hidden_size=columns, **EVERYWHERE)
     x, hx = (v.requires_grad_() for v in data(rnn, steps, batch))
@@ -521,8 +528,8 @@ def message(call, *args, **kwargs):
 @pytest.mark.parametrize(
     "options",
     [dict(hidden_size=0), dict(hidden_size=-3), dict(input_size=0), dict(num_layers=0), dict(num_layers=-1),
-     dict(input_size=3.0), dict(input_size="3"), dict(hidden_size=5.0), dict(hidden_size=None), dict(num_layers="2"), dict(bias=1),
-     dict(bias=None), dict(batch_first="yes"), dict(nonlinearity="sigmoid"), dict(nonlinearity=None), dict(dropout=-0.1),
+     dict(input_size=3.0), dict(input_size="3"), dict(hidden_size=5.0), dict(hidden_size=None), dict(num_layers="2"),
+     dict(bias=1), dict(bias=None), dict(batch_first="yes"), dict(nonlinearity="sigmoid"), dict(nonlinearity=None), dict(dropout=-0.1),
      dict(dropout=1.5), dict(dropout=True), dict(dropout=float("nan")), dict(proj_size=2), dict(unknown=1)],
     ids=str,
 )  # fmt: skip

@@ -90,9 +90,9 @@ def test_seeds(name):
 @every_layer
 @pytest.mark.parametrize("seed", [7.0, "7", True, torch.tensor(7.0), torch.tensor(7, dtype=torch.int32), torch.tensor(True)])
 def test_wrong_seeds(name, seed):
-    with pytest.raises(TypeError, match="^seed should be an int or an int64 tensor, got"):
+    with pytest.raises(TypeError, match="seed should be an int or an int64 tensor, got"):
         layers()[name](seed)
-    with pytest.raises(ValueError, match="^seed should be a tensor of one element"):
+    with pytest.raises(ValueError, match="seed should be a tensor of one element"):
         layers()[name](torch.tensor([7, 8]))
 
 
@@ -140,9 +140,7 @@ def test_layers_directions_and_kinds_of_a_call_have_masks_of_their_own():
     with torch.no_grad():
         for name, p in module.named_parameters():
             p.fill_(3 if "bias" in name else 0)
-    x = torch.zeros(50, 3, 17, dtype=torch.float64)
-    outputs = []
+    dropped = module(torch.zeros(50, 3, 17, dtype=torch.float64), seed=3)[0].view(150, 2, 17) == 0
     for direction in (0, 1):
-        outputs.append(module(x, seed=3)[0].view(150, 2, 17)[:, direction] == 0)
-    assert torch.equal(outputs[0], rnndrop.dropout_mask(3, 150, 17, 0.5, layer=1) == 0)
-    assert torch.equal(outputs[1], rnndrop.dropout_mask(3, 150, 17, 0.5, layer=1, direction=1) == 0)
+        mask = rnndrop.dropout_mask(3, 150, 17, 0.5, layer=1, direction=direction)
+        assert torch.equal(dropped[:, direction], mask == 0)
