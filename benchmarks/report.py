@@ -111,7 +111,7 @@ def _other_cases(rows: pd.DataFrame) -> Iterator[Section]:
     for direction in ("inference", "forward"):
         table = analysis.headline(rows, direction)
         if not table.empty:
-            mean = table.get(BASELINE, {}).get("geometric mean", NAN) if direction == "inference" else NAN
+            mean = table[BASELINE].get("geometric mean", NAN) if direction == "inference" and BASELINE in table else NAN
             aim = f" Of {BASELINE} it takes {mean:.3f} (aim: at most {EVALUATION_AIM})." if mean == mean else ""
             text = f"Time of rnndrop over the other's.{aim}"
             yield Section(f"The same cases, {_direction(direction)}", text, _named(table, "case"))

@@ -116,9 +116,6 @@ def test_on_average_it_drops_what_dropout_drops():
 
 # PyTorch's own inputs.
 
-# That import forbids setting flags, as a process of PyTorch's own tests wants; this one has other tests.
-torch.backends.__allow_nonbracketed_mutation_flag = True
-
 PAIRS = {nn.RNN: rnndrop.RNN, nn.RNNCell: rnndrop.RNNCell}
 RATES = [dict(), dict(hidden_dropout=0.25, recurrent_dropout=0.5)]
 

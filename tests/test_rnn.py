@@ -529,8 +529,8 @@ def message(call, *args, **kwargs):
     "options",
     [dict(hidden_size=0), dict(hidden_size=-3), dict(input_size=0), dict(num_layers=0), dict(num_layers=-1),
      dict(input_size=3.0), dict(input_size="3"), dict(hidden_size=5.0), dict(hidden_size=None), dict(num_layers="2"),
-     dict(bias=1), dict(bias=None), dict(batch_first="yes"), dict(nonlinearity="sigmoid"), dict(nonlinearity=None), dict(dropout=-0.1),
-     dict(dropout=1.5), dict(dropout=True), dict(dropout=float("nan")), dict(proj_size=2), dict(unknown=1)],
+     dict(bias=1), dict(bias=None), dict(batch_first="yes"), dict(nonlinearity="sigmoid"), dict(nonlinearity=None),
+     dict(dropout=-0.1), dict(dropout=1.5), dict(dropout=True), dict(dropout=float("nan")), dict(proj_size=2), dict(unknown=1)],
     ids=str,
 )  # fmt: skip
 def test_bad_constructor_arguments(options):

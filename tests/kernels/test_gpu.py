@@ -1,4 +1,4 @@
-"""The kernels behind `functional`, `RNN` and `explain`: every strategy against the float64 reference and against the CPU path."""
+"""The kernels behind `functional`, `RNN` and `explain`: every strategy against the float64 reference and the CPU path."""
 
 import pytest
 import torch
@@ -23,14 +23,14 @@ OPTIONS = [
 ]
 
 
-def layer_inputs(H, *, T=4, B=3, I=5, batch_sizes=None, dtype=torch.float32, device="cpu"):
+def layer_inputs(H, *, T=4, B=3, width=5, batch_sizes=None, dtype=torch.float32, device="cpu"):
     generator = torch.Generator().manual_seed(H)
 
     def normal(*shape, size=1.0):
         return (size * torch.randn(shape, generator=generator)).to(dtype).to(device)
 
-    x = normal(T, B, I) if batch_sizes is None else normal(sum(batch_sizes), I)
-    return [x, normal(B, H), normal(H, I, size=I**-0.5), normal(H, H, size=0.5 * H**-0.5), normal(H), normal(H)]
+    x = normal(T, B, width) if batch_sizes is None else normal(sum(batch_sizes), width)
+    return [x, normal(B, H), normal(H, width, size=width**-0.5), normal(H, H, size=0.5 * H**-0.5), normal(H), normal(H)]
 
 
 def results(inputs, name, dtype=None, **options):
@@ -142,7 +142,8 @@ def test_traced_for_cuda_without_one(H, batch_sizes):
         x = torch.empty(*((4, 3) if batch_sizes is None else (5,)), 5, device="cuda")
         weights = (torch.empty(shape, device="cuda") for shape in [(3, H), (H, 5), (H, H), (H,), (H,)])
         seed = torch.empty(1, dtype=torch.int64, device="cuda")
-        y, h_n = functional.rnn_layer(x, *weights, hidden_dropout=0.2, recurrent_dropout=0.1, seed=seed, batch_sizes=batch_sizes)
+        options = {"hidden_dropout": 0.2, "recurrent_dropout": 0.1, "batch_sizes": batch_sizes}
+        y, h_n = functional.rnn_layer(x, *weights, seed=seed, **options)
         z = functional.tanh_dropout(y, seed=seed)
     assert (y.shape, h_n.shape, z.shape) == ((*x.shape[:-1], H), (3, H), y.shape)
     assert {t.device.type for t in (y, h_n, z)} == {"cuda"}
@@ -185,7 +186,8 @@ def test_explain_tells_strategy_reason_tiles_and_bytes():
     with pytest.raises(TypeError, match=r"rnndrop\.RNN, got RNN"):
         rnndrop.explain(nn.RNN(5, 20), x)
     found = from_choice(strategy.choose(512, 16, torch.bfloat16, resident.A100))
-    assert found.strategy == "cooperative" and found.on_chip_bytes > 512 * 32 * 2 and found.tiles["slices"] * found.tiles["slice"] >= 512
+    assert found.strategy == "cooperative" and found.on_chip_bytes > 512 * 32 * 2
+    assert found.tiles["slices"] * found.tiles["slice"] >= 512
     assert "not resident: W_hh of H = 512" in str(found)
     with FakeTensorMode():
         on_cuda = rnndrop.explain(rnn.train(), torch.empty(4, 3, 5, device="cuda"))
