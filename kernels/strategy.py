@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import triton
 
 from . import cooperative, resident
 
@@ -31,9 +32,10 @@ def choose(
     if dtype not in DTYPES:
         return Choice("reference", f"the kernels compute in float32, which is less than {dtype}: a plain loop", None, {})
     plans = {"resident": resident.plan(H, B, dtype, properties), "cooperative": cooperative.plan(H, B, dtype, properties, tf32)}
+    tiles, units = triton.cdiv(B, 16), properties["multiprocessor_count"]
     rounds = {
-        "resident": -(-plans["resident"].programs // properties["multiprocessor_count"]),
-        "cooperative": -(--(-B // 16) // max(1, plans["cooperative"].groups)),
+        "resident": triton.cdiv(tiles, units),
+        "cooperative": triton.cdiv(tiles, max(1, plans["cooperative"].groups)),
     }
     why = {
         "resident": "W_hh stays on one multiprocessor for all steps, in one launch",
