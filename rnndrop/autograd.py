@@ -137,7 +137,7 @@ def _layer_forward(
     layer = Layer(*options)
     hidden_keep, recurrent_keep = layer.keeps(seed, input, len(w_hh))
     output, h_n = backend(layer.strategy).forward(
-        input.reshape(-1, input.shape[-1]),
+        input,
         h0,
         w_ih,
         w_hh,
@@ -146,7 +146,7 @@ def _layer_forward(
         spans=layer.spans(input),
         nonlinearity=layer.nonlinearity,
     )
-    return output.view(*input.shape[:-1], len(w_hh)), h_n, hidden_keep, recurrent_keep
+    return output, h_n, hidden_keep, recurrent_keep
 
 
 def _layer_backward(

@@ -58,8 +58,10 @@ def forward(
     spans: list[Span],
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor]:
-    """Output (N, H) and h_n (B, H) of input (N, I), h0 (B, H), weights (H, I) and (H, H) and bias (H)."""
-    output = input @ w_ih.t() if bias is None else torch.addmm(bias, input, w_ih.t())
+    """Output (T, B, H) or (N, H) and h_n (B, H) of input (T, B, I) or (N, I), h0 (B, H), weights (H, I), (H, H), bias (H)."""
+    result = input.new_empty(*input.shape[:-1], len(w_hh))  # which PyTorch may not take for a view of something else
+    output, x = result.view(-1, len(w_hh)), input.reshape(-1, input.shape[-1])
+    _ = torch.mm(x, w_ih.t(), out=output) if bias is None else torch.addmm(bias, x, w_ih.t(), out=output)
     from_h0 = _scaled(w_hh.t(), recurrent)
     from_h = _scaled(from_h0, hidden)
     activate, drop = _activation(nonlinearity, output), _Drop(h0)
@@ -86,7 +88,7 @@ def forward(
     if hidden is not None:
         output *= hidden.scale
         h_n *= hidden.scale
-    return output, h_n
+    return result, h_n
 
 
 def backward(

@@ -50,12 +50,14 @@ class Kernels:
         spans: list[Span],
         nonlinearity: str,
     ) -> tuple[Tensor, Tensor]:
-        """Output (N, H) and h_n (B, H) of input (N, I), h0 (B, H), weights (H, I) and (H, H) and bias (H)."""
-        xw = input @ w_ih.t() if bias is None else torch.addmm(bias, input, w_ih.t())
+        """Output (T, B, H) or (N, H) and h_n (B, H) of input (T, B, I) or (N, I), h0 (B, H), weights and bias (H)."""
+        x = input.reshape(-1, input.shape[-1])
+        xw = x @ w_ih.t() if bias is None else torch.addmm(bias, x, w_ih.t())
         shape, masks, options = self._arguments(xw, hidden, recurrent, spans)
         run = RECURRENCES[self.strategy].forward
-        output = run(xw.view(shape), h0, w_hh, *masks, nonlinearity=nonlinearity, **options).view(xw.shape)
-        return output, output[_last_rows(spans, len(h0))].clone()
+        output = run(xw.view(shape), h0, w_hh, *masks, nonlinearity=nonlinearity, **options)
+        rows = output.view(xw.shape)
+        return output if output.dim() == input.dim() else rows, rows[_last_rows(spans, len(h0))].clone()
 
     def backward(
         self,

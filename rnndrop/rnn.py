@@ -254,11 +254,15 @@ class RNN(nn.Module):
             hx = torch.zeros(expected, dtype=input.dtype, device=input.device)
         elif hx.size() != expected:
             raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.size())}")
+        elif hx.dtype != input.dtype and not autocasts(input.device.type):
+            raise RuntimeError(f"expected input and hx to have the same dtype, got {input.dtype} and {hx.dtype}")
+        if seed is not None:
+            seed = seed_tensor(seed, input.device)
         drops_inside = self.hidden_dropout or self.recurrent_dropout
         if not self.training or not (drops_inside or (self.dropout and self.num_layers > 1)):
             return self._torch_rnn(input, hx, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
-        time_first = batch_sizes is None and self.batch_first
-        x = input.transpose(0, 1) if time_first else input
+        batch_first = batch_sizes is None and self.batch_first
+        x = input.transpose(0, 1) if batch_first else input
         if len(x) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         if hx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
@@ -271,7 +275,7 @@ class RNN(nn.Module):
                 x = functional.dropout_between(x, self.dropout, seed, layer - 1, self._directions, sizes)
             x, h_n = self._layer(x, hx, seed, layer, batch_sizes, sizes)
             states += h_n
-        return x.transpose(0, 1) if time_first else x, _stack(states)
+        return x.transpose(0, 1) if batch_first else x, _stack(states)
 
     def _layer(
         self, x: Tensor, hx: Tensor, seed: Tensor, layer: int, batch_sizes: Tensor | None, sizes: list[int] | None
