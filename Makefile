@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/python -m rnndrop demo
+	$(BIN)/python -m rnndrop demo $(DEMO_ARGS)
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest

@@ -144,15 +144,14 @@ def backward(
 def recurrent_input(output: Tensor, h0: Tensor, recurrent: Mask | None, *, spans: list[Span]) -> Tensor:
     """What entered W_hh at each row, (N, H): the state before it, its dropped elements 0, without the mask's scale."""
     entered = torch.empty_like(output)
-    bits, start_bits, previous = _bits(entered), _bits(h0), _bits(output)[:0]
-    for now, then, r in zip(
-        _slices(bits, spans), _slices(_bits(output), spans), _keeps(recurrent, spans, output), strict=False
-    ):
+    h0_bits, previous = _bits(h0), _bits(output)[:0]
+    rows = _slices(_bits(entered), spans), _slices(_bits(output), spans), _keeps(recurrent, spans, output)
+    for now, then, r in zip(*rows, strict=False):
         carried = min(len(now), len(previous))
         now[:carried] = previous[:carried]
-        now[carried:] = start_bits[carried : len(now)]
+        now[carried:] = h0_bits[carried : len(now)]
         if r is not None:
-            np.bitwise_and(now, r[: len(now)], out=now)
+            np.bitwise_and(now, r, out=now)
         previous = then
     return entered
 
@@ -167,7 +166,8 @@ def dropout_forward(x: Tensor, seed: Tensor, p: float, site: int, *, nonlinearit
     y = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x)
     mask = Mask(keep(seed, len(x), x.shape[1], p, site), scale(p), per_step=True)
     activate, spans = _activation(nonlinearity, x), _blocks(x)
-    for values, bits, kept in zip(_slices(_values(y), spans), _slices(_bits(y), spans), _keeps(mask, spans, x), strict=True):
+    rows = _slices(_values(y), spans), _slices(_bits(y), spans), _widened(mask.keep, spans, x.element_size())
+    for values, bits, kept in zip(*rows, strict=True):
         activate(values)
         np.bitwise_and(bits, kept, out=bits)
         values *= mask.scale
@@ -179,10 +179,10 @@ def dropout_backward(
 ) -> Tensor:
     """The gradient of x, from y = dropout(f(x)) and its mask."""
     grad_x = torch.empty_like(y)
-    mask, spans = Mask(keep, scale(p), per_step=True), _blocks(y)
-    slopes = _slopes(grad_x, y, spans, mask.scale, nonlinearity)
-    rows = zip(slopes, _slices(_values(grad_y), spans), _slices(_bits(grad_x), spans), _keeps(mask, spans, y), strict=True)
-    for slope, g, bits, kept in rows:
+    spans = _blocks(y)
+    slopes = _slopes(grad_x, y, spans, scale(p), nonlinearity)
+    rows = slopes, _slices(_values(grad_y), spans), _slices(_bits(grad_x), spans), _widened(keep, spans, y.element_size())
+    for slope, g, bits, kept in zip(*rows, strict=True):
         slope *= g
         np.bitwise_and(bits, kept, out=bits)
     return grad_x
@@ -245,11 +245,9 @@ def _keeps(mask: Mask | None, spans: list[Span], like: Tensor) -> Iterator[Any]:
     """The mask of each step, as wide as an element of `like`."""
     if mask is None:
         return repeat(None)
-    integer = INTEGER[like.element_size()]
     if mask.per_step:
-        batch = len(mask.keep) // len(spans)
-        return _widened(mask.keep, _padded(spans, batch), integer)
-    wide = mask.keep.to(integer).numpy()
+        return _widened(mask.keep, _padded(spans, len(mask.keep) // len(spans)), like.element_size())
+    wide = mask.keep.to(INTEGER[like.element_size()]).numpy()
     return iter([wide[: stop - start] for start, stop in spans])
 
 
@@ -262,9 +260,9 @@ def _padded(spans: list[Span], batch: int) -> list[Span]:
     return padded if forwards else padded[::-1]
 
 
-def _widened(keep: Tensor, spans: list[Span], integer: torch.dtype) -> Iterator[np.ndarray]:
+def _widened(keep: Tensor, spans: list[Span], size: int) -> Iterator[np.ndarray]:
     for first, last, run in _chunks(spans, keep.shape[1]):
-        wide = keep[first:last].to(integer).numpy()
+        wide = keep[first:last].to(INTEGER[size]).numpy()
         yield from [wide[start - first : stop - first] for start, stop in run]
 
 
