@@ -11,16 +11,17 @@ README = HERE / "README.md"
 
 TRITON = "triton>=3.7.1; platform_system == 'Linux'"  # PyTorch's CUDA wheels bring theirs
 DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
+BENCH = [*DEMO, "pandas>=2", "plotly>=5", "pytest>=8", "pytest-benchmark>=4", "tabulate>=0.9", "typer>=0.12"]
 EXTRAS = {
     "triton": [TRITON],
     "demo": DEMO,
     "test": [
-        *DEMO,
+        *BENCH,
         TRITON,
         *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel
-        *["expecttest>=0.2", "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=4"],
+        *["expecttest>=0.2", "hypothesis>=6.100"],
     ],
-    "bench": [*DEMO, "pandas>=2", "plotly>=5", "pytest>=8", "pytest-benchmark>=4", "tabulate>=0.9", "typer>=0.12"],
+    "bench": BENCH,
     "dev": ["mypy>=1.11", "ruff>=0.6"],
 }
 
