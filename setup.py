@@ -11,7 +11,7 @@ README = HERE / "README.md"
 
 TRITON = "triton>=3.7.1; platform_system == 'Linux'"  # PyTorch's CUDA wheels bring theirs
 DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
-BENCH = [*DEMO, "pandas>=2", "plotly>=5", "pytest>=8", "pytest-benchmark>=4", "tabulate>=0.9", "typer>=0.12"]
+BENCH = [*DEMO, "keras>=3", "pandas>=2", "plotly>=5", "pytest>=8", "pytest-benchmark>=4", "tabulate>=0.9", "typer>=0.12"]
 EXTRAS = {
     "triton": [TRITON],
     "demo": DEMO,

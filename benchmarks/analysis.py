@@ -43,9 +43,16 @@ def _quotients(mine: pd.Series, other: object) -> np.ndarray:
     return np.array([mine.median_s / other.median_s])  # type: ignore[attr-defined]
 
 
-def headline(rows: pd.DataFrame, direction: str = "train", dtype: str = "fp32") -> pd.DataFrame:
-    """The seven cases and, of providers that have all of them, the geometric mean, by the other provider."""
-    found = ratios(rows)
+GRAPH = ", graph"  # how the names of steps replayed as CUDA graphs end
+
+
+def headline(rows: pd.DataFrame, direction: str = "train", dtype: str = "fp32", graph: bool = False) -> pd.DataFrame:
+    """The seven cases and, of providers that have all of them, the geometric mean, by the other provider.
+
+    graph: rnndrop and the others replayed as CUDA graphs, else none of them.
+    """
+    found = ratios(rows, OURS + GRAPH * graph)
+    found = found[(found.provider.str.endswith(GRAPH) == graph) | found.provider.str.endswith(" rate")]
     found = found[(found.direction == direction) & (found.dtype == dtype) & of_headline(found)]
     if found.empty:
         return pd.DataFrame()
@@ -102,8 +109,10 @@ class Growth:
 
 
 def sweep(rows: pd.DataFrame, over: str) -> pd.DataFrame:
-    """The rows of a sweep over T, B or H, in order."""
-    return timed(rows)[timed(rows).group == over].sort_values(["provider", "dtype", over])
+    """The rows of a sweep over T, B or H, in order, without CUDA graphs."""
+    found = timed(rows)
+    found = found[(found.group == over) & ~found.provider.str.endswith(GRAPH) & ~found.provider.str.endswith(" rate")]
+    return found.sort_values(["provider", "dtype", over])
 
 
 def growth(rows: pd.DataFrame, over: str) -> list[Growth]:

@@ -109,7 +109,7 @@ def _plain(axis: Any) -> None:
 def _swept(rows: pd.DataFrame, over: str) -> list[tuple[str, pd.DataFrame]]:
     found = analysis.sweep(rows, over)
     found = found[(found.dtype == "fp32") & (found.direction == "train")]
-    names = [n for n in analysis.by_importance(list(found.provider.unique())) if "rate" not in n]
+    names = analysis.by_importance(list(found.provider.unique()))
     return [(name, found[found.provider == name]) for name in names]
 
 

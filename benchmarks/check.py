@@ -7,6 +7,7 @@ stream says (a plain loop in float64 is the judge), and one that draws its own m
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from rnndrop import dropout_mask
 
 from .cases import Case
+from .graph import capture
+from .limits import Products
 from .providers import LIMIT, Model, Provider, Whole, weights
 
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 6e-2, "fp16": 1e-2}  # of the largest value; rounding adds up over steps
@@ -30,31 +33,40 @@ def check(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
     if x.device.type == "cpu":
         x = x[:STEPS]
     if provider.name.startswith(LIMIT):
-        return
+        return _check_products(provider, replace(case, T=len(x)), rnn, x)
     if getattr(provider.build, "diagonal", False):
         rnn = _diagonal(rnn)
+    if case.direction == "inference":  # of the case's own model: evaluation must drop nothing
+        with torch.no_grad():
+            return _compare(case, "in evaluation", [_build(provider, case, rnn).eval()(x)], [rnn(x)[0]])
     _check_without_dropout(provider, case, rnn, x)
-    if case.direction == "inference" or provider.masks == "none":
-        return
-    model = _build(provider, case, rnn)
     if provider.masks == "same":
-        _compare(case, "with dropout", _results(model, x, SEED), judge(case, rnn, x, SEED))
-    else:
-        _check_rate(model, case, x)
+        _compare(case, "with dropout", _results(_build(provider, case, rnn), x, SEED), judge(case, rnn, x, SEED))
+    elif provider.masks == "rate":
+        _check_rate(_build(provider, case, rnn), case, x)
+    return None
+
+
+def _check_products(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
+    products = provider.build(case, rnn)
+    assert isinstance(products, Products)
+    products(x)
+    layer = products.layers[0]
+    _compare(case, "of the products", [layer.a], [x @ layer.w_ih.t() + layer.h @ layer.w_hh.t()])
 
 
 def _check_without_dropout(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
-    if case.direction == "inference":  # of the case's own model: evaluation must drop nothing
-        model = _build(provider, case, rnn).eval()
-        with torch.no_grad():
-            _compare(case, "in evaluation", [model(x)], [rnn(x)[0]])
-        return
+    expected = _results(Whole(rnn), x)
     model = _build(provider, case.without_dropout(), rnn)
-    rnn.zero_grad()
-    output = rnn(x)[0]
-    output.sum().backward()
-    _compare(case, "without dropout", _results(model, x), [output, *Whole(rnn).gradients()])
-    rnn.zero_grad()
+    _compare(case, "without dropout", _results(model, x), expected)
+    if provider.captured:
+        found: list[Tensor] = []
+
+        def step(static: Tensor) -> None:
+            found[:] = _results(model, static)
+
+        capture(step, torch.zeros_like(x))(x)
+        _compare(case, "in a CUDA graph", found, expected)
 
 
 def _build(provider: Provider, case: Case, rnn: nn.RNN) -> Model:
@@ -65,9 +77,16 @@ def _build(provider: Provider, case: Case, rnn: nn.RNN) -> Model:
 
 def _results(model: Model, x: Tensor, seed: int | None = None) -> list[Tensor]:
     """The output and the gradients of the first layer's weights."""
+    model.zero_grad(set_to_none=True)
     output = model(x, seed=seed)
-    output.sum().backward()
+    _loss(output).backward()
     return [output, *model.gradients()]
+
+
+def _loss(output: Tensor) -> Tensor:
+    """A weighted sum of the output; the weights are the same for all."""
+    numbers = torch.arange(output.numel(), device=output.device, dtype=torch.float64).view(output.shape)
+    return (output * torch.cos(numbers).to(output.dtype)).sum()
 
 
 def _check_rate(model: Model, case: Case, x: Tensor) -> None:
@@ -109,7 +128,7 @@ def judge(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> list[Tensor]:
             for direction in range(case.directions)
         ]
         y = torch.cat(outputs, -1)
-    y.sum().backward()
+    _loss(y).backward()
     return [y, groups[0][0].grad, groups[0][1].grad]  # type: ignore[list-item]
 
 

@@ -2,7 +2,8 @@
 
 A provider's time is taken relative to plain nn.RNN in the same round, where both were timed together, so that a machine that is
 slower on another day does not count. The change is the quotient of the medians; its interval is a bootstrap over the rounds of
-both results. A change counts where the whole interval is beyond what a rerun of the same code may differ by.
+both results. A change counts where the whole interval is beyond what a rerun of the same code may differ by. A change of
+nn.RNN itself is the machine's or PyTorch's.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         (old, old_paired), (new, new_paired) = series[0][key], series[1][key]
         if old_paired != new_paired:
             old, new = _absolute(before, key), _absolute(after, key)
-        found.append(dict(zip(KEY, key, strict=True)) | _change(old, new))
+        change = _change(old, new)
+        if key[-1] == BASELINE and change["verdict"] in ("slower", "faster"):
+            change["verdict"] = f"machine {change['verdict']}"
+        found.append(dict(zip(KEY, key, strict=True)) | change)
     return pd.DataFrame(found, columns=[*KEY, "change", "low", "high", "verdict"])
 
 
@@ -83,7 +87,7 @@ def text(before: Path, after: Path) -> str:
     if found.empty:
         return "The two results have no measurement in common."
     counts = ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
-    changed = found[found.verdict.isin(["slower", "faster"])].sort_values("change", ascending=False)
+    changed = found[~found.verdict.isin(["unchanged", "too few runs"])].sort_values("change", ascending=False)
     rows = [
         [r.case, r.direction, r.dtype, r.provider, f"{r.change:.2f}", f"{r.low:.2f} to {r.high:.2f}", r.verdict]
         for r in changed.itertuples()

@@ -66,12 +66,14 @@ def costs(case: Case) -> Iterator[Cost]:
 def cost(case: Case, strategy: str, gpu: Gpu) -> Cost:
     share, reason = _share(case, strategy, gpu)
     train, rate = case.direction == "train", gpu.rate(case.dtype)
+    # the sequence kernels multiply fp32 as three products of tf32
+    sequence = max(rate, gpu.tf32 / 3) if strategy != "stepwise" and case.dtype == "fp32" else rate
     traffic, work = _bytes(case, strategy, gpu), _flops(case)
     phases = ["input", "forward", "backward", "weights"] if train else ["input", "forward"]
     bound = 0.0
     for phase in phases:
-        part = share if phase in ("forward", "backward") else 1.0
-        bound += max(traffic[phase] / gpu.bandwidth, work[phase] / (rate * part))
+        speed = share * sequence if phase in ("forward", "backward") else rate
+        bound += max(traffic[phase] / gpu.bandwidth, work[phase] / speed)
     moved, done = (sum(table[phase] for phase in phases) for table in (traffic, work))
     return Cost(strategy, gpu.name, _launches(case, strategy), moved, done, bound, reason)
 
@@ -132,7 +134,9 @@ def _share(case: Case, strategy: str, gpu: Gpu) -> tuple[float, str]:
 
 
 def _plan(strategy: str, case: Case, properties: dict[str, int]) -> Any:
+    options = {"tf32": case.dtype == "tf32"} if strategy == "cooperative" else {}
     try:
-        return import_module(f"rnndrop.kernels.{strategy}").plan(case.H, case.B, case.torch_dtype, properties)
+        kernel = import_module(f"rnndrop.kernels.{strategy}")
     except ImportError:
         return None
+    return kernel.plan(case.H, case.B, case.torch_dtype, properties, **options)

@@ -73,12 +73,15 @@ def sections(rows: pd.DataFrame, found: dict[str, Any]) -> Iterator[Section]:
 def _headline(rows: pd.DataFrame) -> Iterator[Section]:
     for dtype in ("fp32", "tf32", "bf16", "fp16"):
         table = analysis.headline(rows, dtype=dtype)
-        if table.empty or (dtype != "fp32" and len(table) == 2):
+        if table.empty:
             continue
         text = "Time of rnndrop over the time of the other, forward and backward; below 1, rnndrop is faster."
         if dtype == "fp32" and set(analysis.SHAPES) <= set(table.index):
             text += " " + _aims(table)
         yield Section(f"A training step with dropout inside, {dtype}", text, _named(table, "case"))
+        table = analysis.headline(rows, dtype=dtype, graph=True)
+        if not table.empty:
+            yield Section(f"The same as CUDA graphs, {dtype}", "Without the host's launches.", _named(table, "case"))
 
 
 def _aims(table: pd.DataFrame) -> str:
@@ -118,7 +121,7 @@ def _other_cases(rows: pd.DataFrame) -> Iterator[Section]:
     titles = {"dropout": "Kinds of dropout", "network": "Layers, directions, input gradient", "dtype": "Other dtypes"}
     found = analysis.ratios(rows)
     for group, title in titles.items():
-        some = found[(found.group == group) & ~found.provider.str.endswith("graph")]
+        some = found[(found.group == group) & ~found.provider.str.endswith(analysis.GRAPH)]
         if not some.empty:
             table = some.pivot_table("ratio", ["case", "dtype"], "provider", sort=False)
             table = table[analysis.by_importance(table.columns)].map(_number).reset_index()
@@ -183,11 +186,10 @@ def _contradictions(rows: pd.DataFrame) -> Iterator[Section]:
 
 def _absolute(rows: pd.DataFrame) -> Section:
     found = analysis.timed(rows)
-    found = found[analysis.of_headline(found)]
+    found = found[analysis.of_headline(found) & (found.direction == "train")]
     table = pd.DataFrame(
         {
             "case": found.case,
-            "pass": found.direction,
             "dtype": found.dtype,
             "provider": found.provider,
             "median, ms": (found.median_s * 1e3).map(_number),
@@ -196,7 +198,7 @@ def _absolute(rows: pd.DataFrame) -> Section:
             "first call, s": found.first_call_s.map(_number),
         }
     )
-    return Section("Times", "All rows, also of the sweeps, are in rows.csv, each round's time among them.", table)
+    return Section("Times of a training step", "All other rows, and each round's time, are in rows.csv.", table)
 
 
 def _not_measured(rows: pd.DataFrame) -> Iterator[Section]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from . import memory, model, results
 from .cases import Case
 from .check import check
+from .graph import capture
 from .limits import set_precision
 from .providers import BASELINE, OURS, Provider, choice, source
 from .results import Row
@@ -88,16 +89,16 @@ def weight(case: Case) -> float:
 def measure(session: Session, case: Case, providers: Sequence[Provider], share: float) -> None:
     """One case in about `share` seconds."""
     started = session.clock()
-    if share <= 0:
-        reason = "the run's time was used up; run the same command again to go on"
-        return session.write(*(session.row(case, p.name, "deferred", reason) for p in providers))
     set_precision(case.dtype)
     contenders: list[Contender] = []
     for provider in providers:
         reason = unfit(provider, case, session.device)
+        used = session.clock() - started
         if reason:
             session.write(session.row(case, provider.name, "skipped", reason))
-        elif session.clock() - started > share and provider.name not in (OURS, BASELINE):
+        elif share <= 0:
+            session.write(session.row(case, provider.name, "deferred", "the run's time was used up; repeat it to go on"))
+        elif used > share and provider.name not in (OURS, BASELINE):
             session.write(session.row(case, provider.name, "deferred", f"preparing others took this case's {share:.0f} s"))
         else:
             contenders += _prepared(session, case, provider)
@@ -108,7 +109,6 @@ def measure(session: Session, case: Case, providers: Sequence[Provider], share: 
     if session.device == "cuda":
         session.write(*_device_limits(session, case))
         torch.cuda.empty_cache()
-    return None
 
 
 def unfit(provider: Provider, case: Case, device: str) -> str:
@@ -147,7 +147,7 @@ def _contender(session: Session, case: Case, provider: Provider, rnn: nn.RNN, in
         known = [*layer.parameters(), *layer.buffers(), *inputs]
         row.saved_bytes = memory.saved_bytes(lambda: layer(inputs[0]), known)
     row.peak_bytes = memory.peak_bytes(lambda: once(inputs[0]), session.device)
-    work = _captured(once, inputs[0]) if provider.captured else once
+    work = capture(once, inputs[0]) if provider.captured else once
 
     def run(number: int) -> object:
         return work(inputs[number % INPUTS])
@@ -174,26 +174,6 @@ def step(case: Case, layer: nn.Module) -> Callable[[Tensor], object]:
         return None
 
     return train
-
-
-def _captured(once: Callable[[Tensor], object], x: Tensor) -> Callable[[Tensor], object]:
-    """The step as a CUDA graph, replayed on a copy of its input."""
-    static = x.detach().clone().requires_grad_(x.requires_grad)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            once(static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        once(static)
-
-    def replay(new: Tensor) -> None:
-        static.data.copy_(new.detach())
-        graph.replay()
-
-    return replay
 
 
 def _affordable(contenders: list[Contender], seconds: float) -> tuple[list[Contender], list[Row]]:

@@ -31,6 +31,8 @@ def choose(
     """The strategy of a layer of H units and B sequences on a device; `packed`: of different lengths."""
     if dtype not in DTYPES:
         return Choice("reference", f"the kernels compute in float32, which is less than {dtype}: a plain loop", None, {})
+    if B == 0:
+        return Choice("reference", "there is nothing to compute: a plain loop", None, {})
     plans = {"resident": resident.plan(H, B, dtype, properties), "cooperative": cooperative.plan(H, B, dtype, properties, tf32)}
     tiles, units = triton.cdiv(B, 16), properties["multiprocessor_count"]
     rounds = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .cpu import Span
-from .kernels import cooperative, packed_mask, resident, stepwise, strategy, tanh_dropout
+from .kernels import cooperative, packed_mask, resident, sequence, stepwise, strategy, tanh_dropout
 from .mask import Mask, scale, threshold
 
 RECURRENCES: dict[str, ModuleType] = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
@@ -132,9 +132,9 @@ class Kernels:
 def choose(device: torch.device, H: int, B: int, dtype: torch.dtype, *, packed: bool = False) -> strategy.Choice:
     """What `auto` runs on this CUDA device; on an A100, where tensors are traced for a device that is not there."""
     if not torch.cuda.is_available():
-        return strategy.choose(H, B, dtype, resident.A100, packed=packed, tf32=_tf32())
+        return strategy.choose(H, B, dtype, sequence.A100, packed=packed, tf32=_tf32())
     with torch.cuda.device(device):
-        return strategy.choose(H, B, dtype, resident.device_properties(), packed=packed, tf32=_tf32())
+        return strategy.choose(H, B, dtype, sequence.device_properties(), packed=packed, tf32=_tf32())
 
 
 def _tf32() -> bool:

@@ -8,7 +8,7 @@ from torch._subclasses import FakeTensorMode
 import rnndrop
 from rnndrop import autograd, functional
 from rnndrop.explain import from_choice
-from rnndrop.kernels import resident, strategy
+from rnndrop.kernels import sequence, strategy
 from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
@@ -166,7 +166,7 @@ def test_a_strategy_that_cannot_run_says_why():
 
 def test_the_choice_follows_shape_dtype_and_device():
     def choose(H, B=16, dtype=torch.bfloat16, **options):
-        choice = strategy.choose(H, B, dtype, resident.A100, **options)
+        choice = strategy.choose(H, B, dtype, sequence.A100, **options)
         assert choice.reason
         return choice.strategy, set(choice.rejected)
 
@@ -175,7 +175,7 @@ def test_the_choice_follows_shape_dtype_and_device():
     assert choose(16384) == ("stepwise", {"resident", "cooperative"})
     assert choose(128, B=10**6) == ("stepwise", {"resident", "cooperative"})
     assert choose(128, packed=True) == ("stepwise", {"resident", "cooperative"})
-    assert choose(128, dtype=torch.float64) == ("reference", set())
+    assert choose(128, dtype=torch.float64) == choose(128, B=0) == ("reference", set())
 
 
 def test_explain_tells_strategy_reason_tiles_and_bytes():
@@ -185,7 +185,7 @@ def test_explain_tells_strategy_reason_tiles_and_bytes():
     assert rnndrop.explain(rnn.eval(), x).strategy == "torch.nn.RNN"
     with pytest.raises(TypeError, match=r"rnndrop\.RNN, got RNN"):
         rnndrop.explain(nn.RNN(5, 20), x)
-    found = from_choice(strategy.choose(512, 16, torch.bfloat16, resident.A100))
+    found = from_choice(strategy.choose(512, 16, torch.bfloat16, sequence.A100))
     assert found.strategy == "cooperative" and found.on_chip_bytes > 512 * 32 * 2
     assert found.tiles["slices"] * found.tiles["slice"] >= 512
     assert "not resident: W_hh of H = 512" in str(found)
