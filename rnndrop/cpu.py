@@ -277,24 +277,13 @@ def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any], Any]:
 
 def _slopes(grad_a: Tensor, output: Tensor, spans: list[Span], scale: float, nonlinearity: str) -> Iterator[Any]:
     """The rows of each step of `grad_a`, filled with scale * f'(a), computed from the output where it was kept."""
-    fast, values = output.dtype in NUMPY, _values(grad_a)
+    values, kept = _values(grad_a), output.new_tensor(scale)
     for first, last, run in _chunks(spans, output.shape[1]):
-        y = output[first:last] if fast else output[first:last].float()
-        slope = grad_a[first:last] if fast else torch.empty_like(y)
-        _slope(y.numpy(), slope.numpy(), scale, nonlinearity)
-        if not fast:
-            grad_a[first:last] = slope
+        y, slope = output[first:last], grad_a[first:last]
+        if nonlinearity == "tanh":
+            torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2
+        elif nonlinearity == "relu":
+            slope.copy_(y <= 0).mul_(-scale).add_(scale)
+        else:
+            slope.fill_(scale)
         yield from _slices(values, run)
-
-
-def _slope(y: np.ndarray, out: np.ndarray, scale: float, nonlinearity: str) -> None:
-    """scale * f'(a) from y = scale * f(a): f' is 1 - f**2 for tanh, 1 - [f <= 0] for relu, 1 for the identity."""
-    if nonlinearity == "tanh":
-        np.multiply(y, y, out=out)
-        np.multiply(out, -1 / scale if scale else 0.0, out=out)
-    elif nonlinearity == "relu":
-        np.less_equal(y, 0, out=out)
-        np.multiply(out, -scale, out=out)
-    else:
-        out.fill(0)
-    np.add(out, scale, out=out)
