@@ -1,15 +1,16 @@
 """What each kernel costs, counted by a module that runs compiled kernels without a GPU.
 
-    python -m benchmarks.kernel_costs --driver MODULE [words of the kernels' names]
+    python -m benchmarks.kernel_costs --driver MODULE [--write] [words of the kernels' names]
 
-The module has install(profile=True) and a list `log`, whose records have a num_warps and the counters of one
-launch: instructions (of a block), global.load.bytes and so on. Instructions per step are those of one block; otherwise
-they are those of all threads.
+The module has install(profile=True) and a list `log`, whose records have a name, num_warps, a grid, opcodes and the
+counters of one launch: instructions (of a block), global.load.bytes and so on. --write keeps the table in kernels/COSTS.md.
 """
 
 import argparse
 import collections
 import importlib
+import math
+import pathlib
 import warnings
 from types import ModuleType
 
@@ -17,12 +18,24 @@ import torch
 
 from .launches import LAUNCHES, Launch
 
+TABLE = pathlib.Path(__file__).parent.parent / "kernels" / "COSTS.md"
 COLUMNS = {
-    "instructions": "instructions", "barriers": "barriers",
-    "read": "global.load.bytes", "written": "global.store.bytes",
-    "sectors read": "global.load.sectors", "sectors written": "global.store.sectors",
-    "conflicts": "shared.bank_conflicts",
+    "instructions": "instructions", "barriers": "barriers", "meetings": "meetings", "conflicts": "shared.bank_conflicts",
+    "read": "global.load.bytes", "sectors read": "global.load.sectors",
+    "written": "global.store.bytes", "sectors written": "global.store.sectors",
 }
+OF_A_PROGRAM = ("instructions", "barriers", "meetings", "shared.bank_conflicts")
+HEAD = """# What the kernels cost
+
+Counted, not timed: compiled for sm_80 by Triton {version} and executed by a machine without a GPU; written by
+`python -m benchmarks.kernel_costs --driver MODULE --write`. Pointwise kernels: per element, PTX instructions of all threads, at
+p = 0.25. Sequence kernels: per step of 16 rows, tanh, hidden dropout per step, fp32 as tf32; instructions of a thread,
+barriers, meetings of the grid and bank conflicts are those of one program, bytes and 32-byte sectors those of all.
+"Read once" is what a launch reads whatever T: W_hh and the first step's numbers, which are loaded a step ahead. "Launches" are
+those of a sequence of {T} steps; stepwise has a library product a step besides, which nothing here counts. A cooperative
+program also repeats a few instructions and reads of 8 bytes while it waits, which differs from run to run.
+
+"""
 
 
 def counters(launch: Launch, size: int, dtype: torch.dtype, driver: ModuleType) -> collections.Counter:
@@ -31,33 +44,53 @@ def counters(launch: Launch, size: int, dtype: torch.dtype, driver: ModuleType) 
     if size:
         launch.run(size, dtype, "cpu")
     for record in driver.log[start:]:
-        threads = 1 if launch.unit == "step" else 32 * record.num_warps
-        total.update({k: v * threads if k == "instructions" else v for k, v in record.counters.items()})
+        counted = collections.Counter(record.counters) + collections.Counter(launches=1)
+        counted["meetings"] = sum(n for name, n in record.opcodes.items() if "release" in name)
+        if launch.unit == "step":
+            programs = math.prod(record.grid)
+            counted.update({key: counted[key] / programs - counted[key] for key in OF_A_PROGRAM})
+        else:
+            counted["instructions"] *= 32 * record.num_warps
+        total.update(counted)
     return total
 
 
 def cost(launch: Launch, dtype: torch.dtype, driver: ModuleType) -> dict[str, float]:
-    """Counts per unit, from the difference of two sizes."""
-    small, large = (counters(launch, size, dtype, driver) for size in launch.sizes)
-    units = (launch.sizes[1] - launch.sizes[0]) * launch.units
-    return {column: (large[key] - small[key]) / units for column, key in COLUMNS.items()}
+    """Counts per unit, from the difference of two sizes, and what does not grow with the size."""
+    sizes = launch.sizes
+    small, large = (counters(launch, size, dtype, driver) for size in sizes)
+    row = {column: (large[key] - small[key]) / ((sizes[1] - sizes[0]) * launch.units) for column, key in COLUMNS.items()}
+    once = large["global.load.bytes"] - row["read"] * sizes[1] * launch.units
+    return row | {"read once": once, "launches": large["launches"]}
+
+
+def table(words: list[str], driver: ModuleType) -> str:
+    columns = [*COLUMNS, "read once", "launches"]
+    lines = [["kernel", "dtype", "per", *columns], ["---"] * 3 + ["--:"] * len(columns)]
+    for launch in LAUNCHES:
+        if all(word in launch.name for word in words):
+            for dtype in launch.dtypes:
+                row = cost(launch, dtype, driver).values()
+                lines.append([launch.name, str(dtype)[6:], launch.unit, *(f"{round(v, 2):g}" for v in row)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def main() -> None:
+    import triton
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", required=True, metavar="MODULE")
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     driver = importlib.import_module(options.driver)
     driver.install(profile=True)
-
-    print(f"{'kernel':28}{'dtype':10}{'per':9}" + "".join(f"{c:>16}" for c in COLUMNS))
-    for launch in LAUNCHES:
-        if all(word in launch.name for word in options.words):
-            for dtype in launch.dtypes:
-                row = cost(launch, dtype, driver).values()
-                print(f"{launch.name:28}{str(dtype)[6:]:10}{launch.unit:9}" + "".join(f"{v:16.4g}" for v in row))
+    rows = table(options.words, driver)
+    print(rows)
+    if options.write:
+        steps = "/".join(map(str, sorted({x.sizes[1] for x in LAUNCHES if x.strategy})))
+        TABLE.write_text(HEAD.format(version=triton.__version__, T=steps) + rows)
 
 
 if __name__ == "__main__":

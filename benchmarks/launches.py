@@ -1,9 +1,11 @@
 """Every kernel once, as a launch: what benchmarks.kernel_costs counts and benchmarks.resources compiles.
 
 A new kernel is a new function here. It gets a size (rows or steps), a dtype and a device ("meta" when it is only
-compiled) and returns nothing; it must launch with the tile sizes that real use has.
+compiled) and returns nothing; it must launch with the tile sizes that real use has. A strategy's launch needs a device that
+runs it; its kernels are compiled from its own list.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,15 +22,16 @@ class Launch:
     unit: str                                       # what the cost is counted per
     units: int                                      # how many of them there are in one row or step
     sizes: tuple[int, int]                          # the cost is that of the second less that of the first
+    strategy: str | None                            # of a whole sequence; None is a pointwise kernel
 
 
 LAUNCHES: list[Launch] = []
 
 
 def launch(name: str, *, dtypes: tuple[torch.dtype, ...] = FLOATS, unit: str = "element", units: int = 1,
-           sizes: tuple[int, int] = (0, 64)):
+           sizes: tuple[int, int] = (0, 64), strategy: str | None = None):
     def add(run):
-        LAUNCHES.append(Launch(name, run, dtypes, unit, units, sizes))
+        LAUNCHES.append(Launch(name, run, dtypes, unit, units, sizes, strategy))
         return run
     return add
 
@@ -62,3 +65,30 @@ def packed_mask(rows, dtype, device):
     from rnndrop.kernels import packed_mask
 
     packed_mask.packed_mask(_seed(device), rows, 1024, 16384, 0)
+
+
+def _sequence(strategy: str, H: int, dtype: torch.dtype, sizes: tuple[int, int]) -> None:
+    """16 rows and hidden dropout; fp32 multiplies in tf32."""
+    def tensors(T, dtype, device):
+        x, h0, w, bits = (torch.zeros(s, dtype=d, device=device) for s, d in (
+            ((T, 16, H), dtype), ((16, H), dtype), ((H, H), dtype), ((T * 16, -(-H // 32)), torch.int32)))
+        return importlib.import_module(f"rnndrop.kernels.{strategy}"), x, h0, w, bits
+
+    @launch(f"{strategy} forward H={H}", dtypes=(dtype,), unit="step", sizes=sizes, strategy=strategy)
+    def forward(T, dtype, device):
+        module, x, h0, w, bits = tensors(T, dtype, device)
+        module.forward(x, h0, w, bits, None, 4 / 3, 1.0, tf32=True)
+
+    @launch(f"{strategy} backward H={H}", dtypes=(dtype,), unit="step", sizes=sizes, strategy=strategy)
+    def backward(T, dtype, device):
+        module, x, h0, w, bits = tensors(T, dtype, device)
+        module.backward(x, h0, x, w, bits, None, 4 / 3, 1.0, tf32=True)
+
+
+for _H in (64, 128, 256):
+    _sequence("resident", _H, torch.bfloat16, (4, 8))
+for _H in (64, 128):
+    _sequence("resident", _H, torch.float32, (4, 8))
+for _H in (512, 1024):
+    _sequence("cooperative", _H, torch.bfloat16, (2, 4))
+_sequence("stepwise", 128, torch.bfloat16, (2, 4))

@@ -4,11 +4,13 @@
     activation      tanh and relu and their derivatives as value functions
     packed_mask     a mask written as bits, which the sequence kernels read
     tanh_dropout    activation and dropout in one pass, masks made in registers
+    sequence        what the next two share
     resident        a whole sequence in one launch, the recurrent weight on one multiprocessor
     cooperative     a whole sequence in one cooperative launch, the weight spread over many multiprocessors
     stepwise        one library product and one pointwise kernel a step
+    strategy        which of the three runs, and why
 
-RESOURCES.md has what each takes of a multiprocessor.
+RESOURCES.md has what each takes of a multiprocessor, COSTS.md the instructions and bytes counted.
 
 The folder is installed as `rnndrop.kernels`: a package named `kernels` exists on PyPI.
 """

@@ -41,11 +41,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import activate, slope
-
-INTERPRETED = triton.knobs.runtime.interpret
-WIDEN = tl.constexpr(INTERPRETED)  # the interpreter's dot takes bf16 for integers
-
+from . import sequence
+from .activation import activate, through
+from .sequence import INTERPRETED, dense, device_properties, multiply
 
 # ---------------------------------------------------------------- value functions
 
@@ -96,10 +94,7 @@ def product(source, w, real, H: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl
         k = i * CHUNK + tl.arange(0, CHUNK)
         at = tl.arange(0, ROWS)[:, None] * H + k[None, :]
         h = tl.load(source + at, mask=real[:, None] & (k < H)[None, :], other=0.0, cache_modifier=".cg")
-        if WIDEN:
-            total = tl.dot(h.to(tl.float32), w[i].to(tl.float32), total)
-        else:
-            total = tl.dot(h, w[i], total, input_precision=PRECISION)
+        total = multiply(h, w[i], total, PRECISION)
     return total
 
 
@@ -121,6 +116,7 @@ def forward_kernel(xw, h0, w_hh, hidden_bits, recurrent_bits, output, exchange, 
     arrived: (groups, 16), zeroed. grid: (slices of the columns, groups of batch tiles).
     """
     DTYPE: tl.constexpr = output.dtype.element_ty
+    T, B = tl.cast(T, tl.int64), tl.cast(B, tl.int64)  # the interpreter does not read annotations
     group, groups = tl.program_id(1), tl.num_programs(1)
     row, column = tl.arange(0, ROWS), tl.program_id(0) * SLICE + tl.arange(0, SLICE)
     at = row[:, None] * H + column[None, :]
@@ -178,6 +174,7 @@ def backward_kernel(grad_output, grad_h_n, output, w_hh, hidden_bits, recurrent_
     grad_output, output, grad_a: (T, B, H). grad_h_n (or None), grad_h0: (B, H). The rest as in forward_kernel.
     """
     DTYPE: tl.constexpr = grad_a.dtype.element_ty
+    T, B = tl.cast(T, tl.int64), tl.cast(B, tl.int64)  # the interpreter does not read annotations
     group, groups = tl.program_id(1), tl.num_programs(1)
     row, column = tl.arange(0, ROWS), tl.program_id(0) * SLICE + tl.arange(0, SLICE)
     at = row[:, None] * H + column[None, :]
@@ -195,10 +192,8 @@ def backward_kernel(grad_output, grad_h_n, output, w_hh, hidden_bits, recurrent_
             if grad_h_n is not None:
                 d += tl.load(grad_h_n + b * H + at, mask=inside, other=0.0).to(tl.float32)
             y = tl.load(output + start + at, mask=inside, other=0.0).to(tl.float32)
-            d *= slope(y, hidden_scale, inverse_scale, NONLINEARITY)
-            if NONLINEARITY == "relu":  # 0, dropped or not, passes nothing, not even NaN
-                d = tl.where(y <= 0, 0.0, d)
-            elif hidden_bits is not None:
+            d = through(d, y, hidden_scale, inverse_scale, NONLINEARITY)
+            if hidden_bits is not None and NONLINEARITY != "relu":  # a dropped unit is 0, which relu does not pass
                 d = tl.where(kept(hidden_bits, t * B + b if PER_STEP else b, real, H, SLICE), d, 0.0)
             tl.store(grad_a + start + at, d.to(DTYPE), mask=inside)
         arrive(arrived)
@@ -223,10 +218,8 @@ def backward_kernel(grad_output, grad_h_n, output, w_hh, hidden_bits, recurrent_
             dh = product(grad_a + (after * B + b) * H, w, real, H, CHUNK, PRECISION)
             if recurrent_bits is not None:
                 dh = tl.where(keep_h, dh * recurrent_scale, 0.0)
-            d = (g + dh) * slope(y, hidden_scale, inverse_scale, NONLINEARITY)
-            if NONLINEARITY == "relu":
-                d = tl.where(y <= 0, 0.0, d)
-            elif hidden_bits is not None:
+            d = through(g + dh, y, hidden_scale, inverse_scale, NONLINEARITY)
+            if hidden_bits is not None and NONLINEARITY != "relu":
                 d = tl.where(keep, d, 0.0)
             destination = tl.where(phase < T, grad_a + start, grad_h0 + b * H)
             tl.store(destination + at, tl.where(phase < T, d, dh).to(DTYPE), mask=inside)
@@ -246,7 +239,7 @@ def forward(xw: Tensor, h0: Tensor, w_hh: Tensor, hidden_bits: Tensor | None, re
     T, B, H = xw.shape
     output = torch.empty_like(xw, memory_format=torch.contiguous_format)
     exchange = None if recurrent_bits is None else xw.new_empty(2, B, H)
-    tensors = (_dense(xw), _dense(h0), _dense(w_hh), hidden_bits, recurrent_bits, output, exchange)
+    tensors = (dense(xw), dense(h0), dense(w_hh), hidden_bits, recurrent_bits, output, exchange)
     _launch(forward_kernel, tensors, range(int(recurrent_bits is None), T + 1), (hidden_scale, recurrent_scale),
             nonlinearity, mask_scope, reverse, tf32)
     return output
@@ -259,41 +252,31 @@ def backward(grad_output: Tensor, grad_h_n: Tensor | None, output: Tensor, w_hh:
     T, B, H = output.shape
     grad_a = torch.empty_like(output, memory_format=torch.contiguous_format)
     grad_h0 = output.new_empty(B, H)
-    tensors = (_dense(grad_output), _dense(grad_h_n), _dense(output), _dense(w_hh), hidden_bits, recurrent_bits,
+    tensors = (dense(grad_output), dense(grad_h_n), dense(output), dense(w_hh), hidden_bits, recurrent_bits,
                grad_a, grad_h0)
-    hidden_scale = 1.0 if hidden_bits is None else hidden_scale
-    inverse_scale = 1.0 / hidden_scale if hidden_scale else 0.0
-    _launch(backward_kernel, tensors, range(T + 1), (hidden_scale, inverse_scale, recurrent_scale),
-            nonlinearity, mask_scope, reverse, tf32)
+    scales = (*sequence.backward_scales(hidden_bits, hidden_scale), recurrent_scale)
+    _launch(backward_kernel, tensors, range(T + 1), scales, nonlinearity, mask_scope, reverse, tf32)
     return grad_a, grad_h0
-
-
-def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
 
 
 def _launch(kernel: Any, tensors: tuple, phases: range, scales: tuple, nonlinearity: str, mask_scope: str,
             reverse: bool, tf32: bool) -> None:
     """One launch for all phases. Triton's interpreter runs program after program, so there each phase is a launch."""
-    T, B, H = tensors[0].shape
-    p = plan(H, B, tensors[0].dtype, device_properties(), tf32)
-    if p.reason:
-        raise ValueError(f"strategy 'cooperative' cannot run: {p.reason}")
-    if T == 0 or B == 0:
-        raise ValueError(f"strategy 'cooperative' needs at least one step and one row, got {T} and {B}")
+    (T, B, H), dtype = tensors[0].shape, tensors[0].dtype
+    p = plan(H, B, dtype, device_properties(), tf32)
+    sequence.check("cooperative", T, B, p.reason)
     arrived = torch.zeros(p.groups, 16, dtype=torch.int64, device=tensors[0].device)  # a counter a sector pair
     ranges = [(i, i + 1) for i in phases] if INTERPRETED else [(phases.start, phases.stop)]
     for begin, end in ranges:
         kernel[p.slices, p.groups](
             *tensors, arrived, T, B, triton.cdiv(B, p.rows), begin, end, *scales, NONLINEARITY=nonlinearity,
-            PER_STEP=mask_scope == "step", REVERSE=reverse, PRECISION="tf32" if tf32 else "ieee",
-            H=H, SLICE=p.slice, ROWS=p.rows, CHUNK=p.chunk, num_warps=p.warps, num_stages=STAGES,
-            launch_cooperative_grid=True)
+            PER_STEP=mask_scope == "step", REVERSE=reverse, H=H,
+            SLICE=p.slice, ROWS=p.rows, CHUNK=p.chunk, PRECISION=sequence.precision(dtype, tf32, sequence.backend()),
+            num_warps=p.warps, num_stages=STAGES, launch_cooperative_grid=True)
 
 
 # ---------------------------------------------------------------- choice of tiles
 
-A100 = {"multiprocessor_count": 108, "max_shared_mem": 166912}
 STAGES = 1  # Triton's pipeliner would load the next tile's h before its programs have met
 
 
@@ -317,55 +300,41 @@ def plan(H: int, B: int, dtype: torch.dtype, properties: Mapping[str, int], tf32
     rows, tiles = 16, triton.cdiv(B, 16)
     units, limit = properties["multiprocessor_count"], properties["max_shared_mem"]
     best, reason = None, ""
-    largest = 1024 if dtype != torch.float32 else 256 if tf32 else 32  # with more, registers spill
+    copies = sequence.halves(dtype, tf32, properties)
     for width in (32, 16) if dtype == torch.float32 else (32, 64, 16):
+        largest = 1024 if dtype != torch.float32 else 4 * width // copies  # with more, registers spill
         slices, chunk = triton.cdiv(H, width), max(16, min(triton.next_power_of_2(H), largest))
-        while chunk > 64 and on_chip_bytes(H, width, chunk, dtype) > limit:
+        while chunk > 64 and on_chip_bytes(H, width, chunk, dtype, copies) > limit:
             chunk //= 2
-        shared = on_chip_bytes(H, width, chunk, dtype)
+        shared = on_chip_bytes(H, width, chunk, dtype, copies)
         if shared > limit:
             reason = reason or f"{width} columns need {shared} bytes of shared memory, a multiprocessor has {limit}"
         elif slices > units:
             reason = f"{slices} programs must be resident at once, the device has {units} multiprocessors"
         else:
-            groups, warps = max(1, min(tiles, units // slices)), 8 if dtype == torch.float32 else 4
+            groups = max(1, min(tiles, units // slices))
             if best is None or (width > best.slice and triton.cdiv(tiles, groups) < triton.cdiv(tiles, best.groups)):
-                best = Plan(width, rows, chunk, warps, slices, groups, shared, "")
+                best = Plan(width, rows, chunk, 4, slices, groups, shared, "")
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         best, reason = None, f"{dtype} is none of float32, float16, bfloat16"
     return best or Plan(0, 0, 0, 0, 0, 0, 0, reason)
 
 
-def on_chip_bytes(H: int, width: int, chunk: int, dtype: torch.dtype) -> int:
+def on_chip_bytes(H: int, width: int, chunk: int, dtype: torch.dtype, copies: int) -> int:
     """The slice of W_hh, padded to whole chunks, and a chunk of a batch tile's h."""
-    return (width * triton.cdiv(H, chunk) * chunk + 16 * chunk) * dtype.itemsize
+    return (width * triton.cdiv(H, chunk) * chunk * copies + 16 * chunk) * dtype.itemsize
 
 
-def device_properties() -> Mapping[str, int]:
-    if INTERPRETED:
-        return A100
-    driver = triton.runtime.driver.active
-    return driver.utils.get_device_properties(driver.get_current_device())
-
-
-def compile_cases(properties: Mapping[str, int] = A100) -> Iterator[tuple]:
-    """(name, kernel, signature, constexprs, num_warps, num_stages) for the tile sizes that `plan` takes on such a device."""
-    kinds = ((torch.float32, False), (torch.float32, True), (torch.float16, False), (torch.bfloat16, False))
+def compile_cases(properties: Mapping[str, int], backend: str) -> Iterator[tuple]:
+    """(name, kernel, signature, constexprs, num_warps, num_stages) for what `plan` takes on such a device."""
+    integers = {"arrived": "*i64"} | dict.fromkeys(RUNTIME[:5], "i64")
     for H in (512, 1024, 2048):
-        for dtype, tf32 in kinds:
-            plans = {p.slice: p for p in (plan(H, B, dtype, properties, tf32) for B in (1, 2048)) if not p.reason}
-            for p in plans.values():
-                kind = "tf32" if tf32 else str(dtype).removeprefix("torch.")
-                constexprs = {"NONLINEARITY": "tanh", "PER_STEP": True, "REVERSE": False, "H": H, "SLICE": p.slice,
-                              "PRECISION": "tf32" if tf32 else "ieee", "ROWS": p.rows, "CHUNK": p.chunk}
-                for kernel in (forward_kernel, backward_kernel):
-                    name = f"cooperative.{kernel.__name__.removesuffix('_kernel')} H={H} slice={p.slice} {kind}"
-                    yield name, kernel, _signature(kernel, dtype, constexprs), constexprs, p.warps, STAGES
-
-
-def _signature(kernel: Any, dtype: torch.dtype, constexprs: Mapping[str, Any]) -> dict[str, str]:
-    pointer = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}[dtype]
-    special = {"hidden_bits": "*i32", "recurrent_bits": "*i32", "arrived": "*i64"}
-    special |= dict.fromkeys(RUNTIME, "i64")
-    special |= dict.fromkeys(("hidden_scale", "recurrent_scale", "inverse_scale"), "fp32")
-    return {name: "constexpr" if name in constexprs else special.get(name, pointer) for name in kernel.arg_names}
+        for kind, dtype in sequence.KINDS.items():
+            p = plan(H, 16, dtype, properties, kind == "tf32")
+            if p.reason:
+                continue
+            constexprs = dict(NONLINEARITY="tanh", PER_STEP=True, REVERSE=False, H=H, SLICE=p.slice, ROWS=p.rows,
+                              CHUNK=p.chunk, PRECISION=sequence.precision(dtype, kind == "tf32", backend))
+            for kernel in (forward_kernel, backward_kernel):
+                name = f"cooperative {kernel.__name__.removesuffix('_kernel')} H={H} {kind}"
+                yield name, kernel, sequence.signature(kernel, dtype, constexprs, integers), constexprs, p.warps, STAGES

@@ -33,9 +33,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import activate, slope
-
-INTERPRETED = triton.knobs.runtime.interpret
+from . import sequence
+from .activation import activate, through
+from .sequence import A100 as A100
+from .sequence import dense, device_properties, multiply
 
 # ---------------------------------------------------------------- layout
 #
@@ -157,15 +158,6 @@ def clear_padding(x, H: tl.constexpr):
 
 
 @triton.jit
-def product(left, right, start, PRECISION: tl.constexpr):
-    """start + left @ right. PRECISION "wide" is for Triton's interpreter, which multiplies the bits of bf16 numbers."""
-    if PRECISION == "wide":
-        return tl.dot(left.to(tl.float32), right.to(tl.float32), start, input_precision="ieee")
-    else:
-        return tl.dot(left, right, start, input_precision=PRECISION)
-
-
-@triton.jit
 def activate_quickly(x, NONLINEARITY: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr):
     """TANH "hardware": one instruction, relative error 2**-11 everywhere; rounding to bf16 costs up to 2**-8."""
     if NONLINEARITY == "tanh" and TANH == "hardware":
@@ -215,7 +207,7 @@ def forward_kernel(xw, h0, w_hh, hidden_bits, recurrent_bits, output, T, B, x_st
     for step in range(T):
         if recurrent_bits is not None:
             h = drop(h.to(tl.float32) * recurrent_scale, entering).to(DTYPE)
-        a = from_result(product(to_left(h), w, to_result(x.to(tl.float32)), PRECISION), SPANS)
+        a = from_result(multiply(to_left(h), w, to_result(x.to(tl.float32)), PRECISION), SPANS)
         ahead = row < tl.where(step + 1 < T, B, 0)
         xw += x_step * direction
         x = load(xw, ahead, H, SPANS, WARPS)
@@ -275,7 +267,7 @@ def backward_kernel(grad_output, grad_h_n, output, w_hh, hidden_bits, recurrent_
         ahead = row < tl.where(step + 1 < T, B, 0)
         grad_output += g_step * direction
         g = load(grad_output, ahead, H, SPANS, WARPS)
-        da = clear_padding(dh * slope(y.to(tl.float32), hidden_scale, inverse_scale, NONLINEARITY), H)
+        da = clear_padding(through(dh, y.to(tl.float32), hidden_scale, inverse_scale, NONLINEARITY), H)
         y = load(output + (at + y_step), ahead, H, SPANS, WARPS)
         if hidden_bits is not None:
             da = drop(da, kept)
@@ -286,9 +278,9 @@ def backward_kernel(grad_output, grad_h_n, output, w_hh, hidden_bits, recurrent_
         tl.store(grad_a + at, da, mask=mine)
         at += y_step
         if recurrent_bits is None:
-            dh = from_result(product(to_left(da), w, to_result(g.to(tl.float32)), PRECISION), SPANS)
+            dh = from_result(multiply(to_left(da), w, to_result(g.to(tl.float32)), PRECISION), SPANS)
         else:
-            dh = from_result(product(to_left(da), w, tl.zeros([16, w.shape[1]], tl.float32), PRECISION), SPANS)
+            dh = from_result(multiply(to_left(da), w, tl.zeros([16, w.shape[1]], tl.float32), PRECISION), SPANS)
             dh = drop(dh * recurrent_scale, entering) + g.to(tl.float32)
             if PER_STEP:
                 entering = tl.load(recurrent_bits + word, mask=ahead, other=0)
@@ -307,10 +299,10 @@ def forward(xw: Tensor, h0: Tensor, w_hh: Tensor, hidden_bits: Tensor | None, re
     """
     output = torch.empty_like(xw, memory_format=torch.contiguous_format)
     xw, step, row = _in_rows(xw)
-    tensors = xw, _dense(h0), _dense(w_hh), hidden_bits, recurrent_bits, output
+    tensors = xw, dense(h0), dense(w_hh), hidden_bits, recurrent_bits, output
     scales = hidden_scale, recurrent_scale
     _launch(forward_kernel, tensors, xw, (step, row), scales, nonlinearity, mask_scope, reverse, tf32,
-            TANH=_tanh(xw.dtype, _backend()))
+            TANH=_tanh(xw.dtype, sequence.backend()))
     return output
 
 
@@ -321,11 +313,9 @@ def backward(grad_output: Tensor, grad_h_n: Tensor | None, output: Tensor, w_hh:
     grad_a = torch.empty_like(output, memory_format=torch.contiguous_format)
     grad_h0 = output.new_empty(output.shape[1:])
     grad_output, step, row = _in_rows(grad_output)
-    tensors = grad_output, _dense(grad_h_n), _dense(output), _dense(w_hh), hidden_bits, recurrent_bits, grad_a, grad_h0
-    hidden_scale = 1.0 if hidden_bits is None else hidden_scale
-    inverse_scale = 1.0 / hidden_scale if hidden_scale else 0.0
-    _launch(backward_kernel, tensors, output, (step, row), (hidden_scale, inverse_scale, recurrent_scale), nonlinearity,
-            mask_scope, reverse, tf32)
+    tensors = grad_output, dense(grad_h_n), dense(output), dense(w_hh), hidden_bits, recurrent_bits, grad_a, grad_h0
+    scales = (*sequence.backward_scales(hidden_bits, hidden_scale), recurrent_scale)
+    _launch(backward_kernel, tensors, output, (step, row), scales, nonlinearity, mask_scope, reverse, tf32)
     return grad_a, grad_h0
 
 
@@ -333,13 +323,10 @@ def _launch(kernel: Any, tensors: tuple, like: Tensor, strides: tuple, scales: t
             mask_scope: str, reverse: bool, tf32: bool, **constexprs: Any) -> None:
     T, B, H = like.shape
     p = plan(H, B, like.dtype, device_properties())
-    if p.reason:
-        raise ValueError(f"strategy 'resident' cannot run: {p.reason}")
-    if T == 0 or B == 0:
-        raise ValueError(f"strategy 'resident' needs at least one step and one row, got {T} and {B}")
+    sequence.check("resident", T, B, p.reason)
     kernel[(p.programs,)](
         *tensors, T, B, *strides, *scales, NONLINEARITY=nonlinearity, PER_STEP=mask_scope == "step", REVERSE=reverse,
-        PRECISION=_precision(like.dtype, tf32, _backend()), H=H, SPANS=p.spans, WARPS=p.warps, **constexprs,
+        PRECISION=sequence.precision(like.dtype, tf32, sequence.backend()), H=H, SPANS=p.spans, WARPS=p.warps, **constexprs,
         num_warps=p.warps, num_stages=1)
 
 
@@ -351,34 +338,11 @@ def _in_rows(x: Tensor) -> tuple[Tensor, int, int]:
     return x, x.stride(0) // H, x.stride(1) // H
 
 
-def _dense(x: Tensor | None) -> Tensor | None:
-    """x contiguous and on a 16-byte boundary, as vector accesses and Triton's cache of compiled kernels need it."""
-    if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0):
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
-
-
-def _precision(dtype: torch.dtype, tf32: bool, backend: str) -> str:
-    """How `product` multiplies. fp32 on NVIDIA's tensor cores is three products of tf32, as exact as fp32."""
-    if backend == "interpreter":
-        return "wide"
-    if dtype != torch.float32 or backend == "hip":
-        return "ieee"
-    return "tf32" if tf32 else "tf32x3"
-
-
 def _tanh(dtype: torch.dtype, backend: str) -> str:
     return "hardware" if dtype == torch.bfloat16 and backend == "cuda" else "exact"
 
 
-def _backend() -> str:
-    return "interpreter" if INTERPRETED else triton.runtime.driver.active.get_current_target().backend
-
-
 # ---------------------------------------------------------------- choice of tiles
-
-A100 = {"multiprocessor_count": 108, "max_shared_mem": 166912}
-
 
 class Plan(NamedTuple):
     rows: int  # rows of the batch a program owns
@@ -396,7 +360,7 @@ def plan(H: int, B: int, dtype: torch.dtype, properties: Mapping[str, int]) -> P
     columns = max(16, triton.next_power_of_2(H))
     warps = min(columns // 16, 8)
     weight = columns * columns * dtype.itemsize
-    halves = 2 if dtype == torch.float32 else 1             # tf32x3 keeps each number as two
+    halves = sequence.halves(dtype, False, properties)
     shared, limit = 16 * columns * dtype.itemsize * halves, properties["max_shared_mem"]
     if properties.get("warpSize", 32) == 64:
         shared = max(shared, weight)
@@ -411,34 +375,17 @@ def plan(H: int, B: int, dtype: torch.dtype, properties: Mapping[str, int]) -> P
     return Plan(16, columns, columns // 16 // warps, warps, triton.cdiv(B, 16), weight, shared, reason)
 
 
-def device_properties() -> Mapping[str, int]:
-    if INTERPRETED:
-        return A100
-    driver = triton.runtime.driver.active
-    return driver.utils.get_device_properties(driver.get_current_device())
-
-
-KINDS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def compile_cases(properties: Mapping[str, int] = A100, backend: str = "cuda") -> Iterator[tuple]:
-    """(name, kernel, signature, constexprs, num_warps, num_stages) for every tile size that `plan` takes there."""
-    for H in (16, 64, 100, 128, 256):
-        for kind, dtype in KINDS.items():
-            p = plan(H, 16, dtype, properties)
-            if p.reason:
-                continue
-            constexprs = dict(NONLINEARITY="tanh", PER_STEP=True, REVERSE=False,
-                              PRECISION=_precision(dtype, kind == "tf32", backend), H=H, SPANS=p.spans, WARPS=p.warps)
-            for kernel in (forward_kernel, backward_kernel):
-                own = dict(constexprs, TANH=_tanh(dtype, backend)) if kernel is forward_kernel else constexprs
-                name = f"resident.{kernel.__name__.removesuffix('_kernel')} H={H} {kind}"
-                yield name, kernel, _signature(kernel, dtype, own), own, p.warps, 1
-
-
-def _signature(kernel: Any, dtype: torch.dtype, constexprs: Mapping[str, Any]) -> dict[str, str]:
-    pointer = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}[dtype]
-    special = {"hidden_bits": "*i32", "recurrent_bits": "*i32"}
-    special |= dict.fromkeys(RUNTIME, "i32")
-    special |= dict.fromkeys(("hidden_scale", "inverse_scale", "recurrent_scale"), "fp32")
-    return {name: "constexpr" if name in constexprs else special.get(name, pointer) for name in kernel.arg_names}
+def compile_cases(properties: Mapping[str, int], backend: str) -> Iterator[tuple]:
+    """(name, kernel, signature, constexprs, num_warps, num_stages) for what `plan` takes on such a device."""
+    padded = [(100, "fp32")]  # of those with masked loads the one with the most registers
+    for H, kind in [(H, kind) for H in (64, 128, 256) for kind in sequence.KINDS] + padded:
+        dtype = sequence.KINDS[kind]
+        p = plan(H, 16, dtype, properties)
+        if p.reason:
+            continue
+        constexprs = dict(NONLINEARITY="tanh", PER_STEP=True, REVERSE=False, H=H, SPANS=p.spans, WARPS=p.warps,
+                          PRECISION=sequence.precision(dtype, kind == "tf32", backend))
+        for kernel in (forward_kernel, backward_kernel):
+            own = dict(constexprs, TANH=_tanh(dtype, backend)) if kernel is forward_kernel else constexprs
+            name = f"resident {kernel.__name__.removesuffix('_kernel')} H={H} {kind}"
+            yield name, kernel, sequence.signature(kernel, dtype, own, dict.fromkeys(RUNTIME, "i32")), own, p.warps, 1

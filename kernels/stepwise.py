@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import activate, slope
+from .activation import activate, through
 
 TILE = 1024  # elements a program takes
 RUNTIME = ["rows", "others", "mask_row", "other_mask_row", "hidden_scale", "recurrent_scale"]
@@ -81,10 +81,8 @@ def backward_kernel(grad_output, grad_h_n, output, hidden_bits, recurrent_bits, 
         dh += tl.load(grad_h_n + at, mask=inside & (row >= others), other=0.0).to(tl.float32)
     dh += tl.load(grad_output + at, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(output + at, mask=inside, other=0.0).to(tl.float32)
-    d = dh * slope(y, hidden_scale, inverse_scale, NONLINEARITY)
-    if NONLINEARITY == "relu":  # 0, dropped or not, passes nothing, not even NaN
-        d = tl.where(y <= 0, 0.0, d)
-    elif hidden_bits is not None:
+    d = through(dh, y, hidden_scale, inverse_scale, NONLINEARITY)
+    if hidden_bits is not None and NONLINEARITY != "relu":
         d = tl.where(kept(hidden_bits, mask_row, row, column, H, inside), d, 0.0)
     tl.store(grad_a + at, d.to(grad_a.dtype.element_ty), mask=inside)
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import activate, slope
+from .activation import activate, through
 from .philox import keep_bits
 
 
@@ -48,12 +48,10 @@ def backward_kernel(
     if more is not None:
         g += tl.load(more + row * more_row + column * more_column, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(y + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
-    if NONLINEARITY == "relu":      # a dropped unit is 0, and so is relu's slope there: no mask needed
-        keep = tl.where(h <= 0, 0, 1) != 0
-    else:                           # tanh is 0 at 0 too, and its slope there is 1
-        keep = _keep(seed, site, row_start, columns, threshold, ROWS, BLOCKS, VECTOR)
     inverse = (65536 - threshold).to(tl.float32) * (1 / 65536)
-    a = tl.where(keep, g * slope(h, scale, inverse, NONLINEARITY), 0.0)
+    a = through(g, h, scale, inverse, NONLINEARITY)
+    if NONLINEARITY != "relu":      # a dropped unit is 0: relu passes nothing there, but tanh is 0 at 0 too
+        a = tl.where(_keep(seed, site, row_start, columns, threshold, ROWS, BLOCKS, VECTOR), a, 0.0)
     tl.store(out + row * out_row + column * out_column, a.to(out.dtype.element_ty), mask=inside)
 
 

@@ -151,3 +151,13 @@ def not_a_number(strategy, case: Case, device: str) -> None:
     assert grad_a[1, 0][keep[1, 0]].isnan().all() and not grad_a[:, 1].isnan().any()
     assert torch.equal(grad_a[-1, 2].isnan(), keep[-1, 2])
     assert (output[0, 1] == 0).all() and torch.equal(grad_a[0, 1] != 0, keep[0, 1])
+
+
+def relu_stops_not_a_number(strategy, case: Case, device: str) -> None:
+    """A unit that relu made 0, dropped or not, has gradient 0 whatever comes in, as in PyTorch; no other has."""
+    case = case._replace(nonlinearity="relu")
+    given = inputs(case)
+    given.grad_output[-1] = float("nan")
+    output, grad_a, _ = run(strategy, case, given, device)
+    assert torch.equal(grad_a[-1].isnan(), output[-1] > 0)
+    assert (grad_a[-1][output[-1] == 0] == 0).all()

@@ -4,13 +4,21 @@ import torch
 import triton
 import triton.language as tl
 
-from rnndrop.kernels import activation
+from rnndrop.kernels import activation, resident
+from tests.tolerances import EPSILON
+from tests.triton_driver import backend
 
 
 @triton.jit
 def apply_kernel(x, y, n, NONLINEARITY: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y + i, activation.activate(tl.load(x + i, mask=i < n), NONLINEARITY, DTYPE), mask=i < n)
+
+
+@triton.jit
+def hardware_kernel(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, resident.activate_quickly(tl.load(x + i, mask=i < n), "tanh", tl.bfloat16, "hardware"), mask=i < n)
 
 
 def activate(x, nonlinearity, dtype, device):
@@ -39,14 +47,31 @@ def test_tanh_within_two_units_everywhere(device):
     assert (np.sign(y) == np.sign(x.numpy())).all()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_short_tanh(dtype, device):
+    """Before and after the rounding to its dtype, whose half unit it must not pass by much."""
     x = every_size()
-    y = activate(x, "tanh", getattr(tl, dtype), device).numpy().astype(np.float64)
-    exact = np.tanh(x.numpy().astype(np.float64))
-    error = np.abs(y - exact) / np.maximum(np.abs(exact), 2.0**-149)
+    y = activate(x, "tanh", getattr(tl, str(dtype)[6:]), device).double()
+    exact = torch.tanh(x.double())
+    error = (y - exact).abs() / exact.abs().clamp(min=2.0**-149)
     assert error.max() <= 2**-14, (x[error.argmax()], error.max())
-    assert np.abs(y).max() <= 1
+    assert y.abs().max() <= 1
+    rounded = (y.to(dtype).double() - exact).abs()
+    smallest = torch.finfo(dtype).smallest_normal
+    assert (rounded <= 0.63 * EPSILON[dtype] * exact.abs().clamp(min=smallest)).all()
+
+
+@pytest.mark.skipif(backend() == "interpreter", reason="an instruction of NVIDIA's GPUs")
+def test_tanh_in_one_instruction(device):
+    """What `resident` takes in bf16."""
+    x = every_size().to(device)
+    y = torch.empty_like(x)
+    hardware_kernel[(triton.cdiv(len(x), 4096),)](x, y, len(x), BLOCK=4096)
+    exact = torch.tanh(x.cpu().double())
+    error = (y.cpu().double() - exact).abs() / exact.abs().clamp(min=2.0**-126)
+    assert error.max() <= 2**-10.9 and y.abs().max() <= 1
+    rounded = (y.cpu().bfloat16().double() - exact).abs()
+    assert (rounded <= 0.63 * EPSILON[torch.bfloat16] * exact.abs().clamp(min=2.0**-126)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -57,3 +82,6 @@ def test_special_values(nonlinearity, dtype, device):
     y = activate(x, nonlinearity, getattr(tl, dtype), device)
     expected = getattr(torch, nonlinearity)(x)
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=0, equal_nan=True)
+    if nonlinearity == "tanh":
+        number = ~x.isnan()
+        assert torch.equal(y.signbit()[number], x.signbit()[number])

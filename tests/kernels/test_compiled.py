@@ -5,6 +5,13 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+from tests.triton_driver import backend
+
+if backend() not in ("interpreter", "cuda"):
+    pytest.skip("the same with any --triton-driver", allow_module_level=True)
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -17,13 +24,8 @@ def run(*arguments):
 
 
 def test_no_kernel_spills_and_the_table_is_fresh():
-    """Compiles every kernel for every device, unless the code is that which the table was made from."""
-    run("-m", "benchmarks.resources", "--if-changed")
-
-
-def test_pointwise_kernels_compile_everywhere_without_spills():
-    table = run("-m", "benchmarks.resources", "dropout")
-    assert "tanh_dropout backward" in table and "sm_100" in table and "gfx942" in table
+    """Compiles every kernel for every device; Triton's cache makes the second time cheap."""
+    run("-m", "benchmarks.resources")
 
 
 def test_sizes_rates_and_sites_do_not_compile_again():

@@ -1,17 +1,20 @@
+import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import triton
 
-from rnndrop.kernels import cooperative
+from rnndrop.kernels import cooperative, sequence
+from tests import triton_driver
 from tests.triton_driver import backend
 
 from . import sequences
 from .sequences import Case
 
 BF16, FP16 = torch.bfloat16, torch.float16
-A100 = cooperative.A100
+A100 = sequence.A100
 RTX3090 = {"multiprocessor_count": 82, "max_shared_mem": 101376}
 H100 = {"multiprocessor_count": 132, "max_shared_mem": 232448}
 
@@ -45,6 +48,45 @@ def test_gradient_has_the_mask_of_the_output(reverse, device):
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 def test_not_a_number(dtype, device):
     sequences.not_a_number(cooperative, Case(B=4, H=100, dtype=dtype), device)
+
+
+@pytest.mark.parametrize("hidden", [None, 32768])
+def test_relu_stops_not_a_number(hidden, device):
+    sequences.relu_stops_not_a_number(cooperative, Case(T=2, H=48, hidden=hidden), device)
+
+
+@pytest.mark.parametrize("kernel", ["forward", "backward"])
+def test_addresses_past_32_bits(kernel, device, tmp_path):
+    """The last steps of more than 2**31 elements, of which only these are touched, against the same steps alone."""
+    T, B, H = 2**21 + 3, 16, 64
+    count = itertools.count()
+
+    def sparse(*shape, dtype=torch.float16):
+        if device != "cpu":
+            return torch.zeros(shape, dtype=dtype, device=device)
+        kind = np.float16 if dtype == torch.float16 else np.int32
+        return torch.from_numpy(np.memmap(tmp_path / str(next(count)), kind, "w+", shape=shape))
+
+    x, y, bits = sparse(T, B, H), sparse(T, B, H), sparse(T * B, 2, dtype=torch.int32)
+    x[-3:], bits[-3 * B:] = torch.randn(3, B, H), torch.randint(2**31, (3 * B, 2))
+    h0, w = torch.zeros(B, H, dtype=x.dtype, device=device), (torch.randn(H, H) / 8).to(x).to(device)
+    last = x[-3:].clone(), bits[-3 * B:].clone()
+    if kernel == "forward":
+        launch = cooperative.forward_kernel, (x, h0, w, bits, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0)
+        expected = cooperative.forward(last[0], h0, w, last[1], None, 4 / 3, 1.0)
+    else:
+        launch = cooperative.backward_kernel, (x, None, x, w, bits, None, y, h0), range(3), (4 / 3, 3 / 4, 1.0)
+        expected, _ = cooperative.backward(last[0], None, last[0], w, last[1], None, 4 / 3, 1.0)
+    cooperative._launch(*launch, "tanh", "step", False, False)
+    assert expected.any() and torch.equal(y[-3:], expected)
+
+
+@pytest.mark.skipif(backend() in ("interpreter", "cuda"), reason="only a --triton-driver takes programs in the order of a seed")
+@pytest.mark.parametrize("seed", range(4))
+def test_every_order_of_programs(seed, device, request):
+    triton_driver.use(backend(), seed)
+    sequences.against_float64(cooperative, Case(T=3, B=20, H=96, dtype=BF16, recurrent=16384), device)
+    triton_driver.use(backend(), request.config.getoption("--triton-driver-seed"))
 
 
 def test_more_batch_tiles_than_groups(device, monkeypatch):

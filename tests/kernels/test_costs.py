@@ -1,4 +1,4 @@
-"""What the pointwise kernels cost, where the module of --triton-driver counts it."""
+"""What the kernels cost, where the module of --triton-driver counts it: the limits that a change must keep."""
 
 import importlib
 
@@ -10,24 +10,55 @@ from benchmarks.launches import LAUNCHES
 from tests import triton_driver
 
 SEED = 4 * 32           # bytes: every program's four warps read the seed, one sector each
-LIMITS = {"packed_mask": (12, 0, 1 / 8)}
+POINTWISE = {"packed_mask": (12, 0, 1 / 8)}
 for f in ("tanh", "relu"):      # instructions, and tensors read and written
-    LIMITS |= {f"{f}_dropout forward": (45, 1, 1), f"{f}_dropout backward": (45, 2, 1)}
+    POINTWISE |= {f"{f}_dropout forward": (45, 1, 1), f"{f}_dropout backward": (45, 2, 1)}
 
 
 @pytest.fixture(scope="module")
-def driver():
-    if triton_driver.backend() in ("interpreter", "cuda"):
+def driver(request):
+    name = triton_driver.backend()
+    if name in ("interpreter", "cuda"):
         pytest.skip("only a --triton-driver counts instructions")
-    return importlib.import_module(triton_driver.backend())
+    module = importlib.import_module(name)
+    module.install(profile=True)
+    yield module
+    triton_driver.use(name, request.config.getoption("--triton-driver-seed"))
 
 
-@pytest.mark.parametrize("launch", [x for x in LAUNCHES if x.name in LIMITS], ids=lambda x: x.name)
-def test_cost(launch, driver):
-    instructions, read, written = LIMITS[launch.name]
+def counted(name, dtype, driver):
+    return cost(next(x for x in LAUNCHES if x.name == name and dtype in x.dtypes), dtype, driver)
+
+
+@pytest.mark.parametrize("launch", [x for x in LAUNCHES if x.name in POINTWISE], ids=lambda x: x.name)
+def test_pointwise(launch, driver):
+    instructions, read, written = POINTWISE[launch.name]
     for dtype in launch.dtypes:
         size = 1 if dtype == torch.int32 else dtype.itemsize
-        counted = cost(launch, dtype, driver)
-        assert counted["instructions"] <= instructions
-        assert counted["written"] == counted["sectors written"] * 32 == written * size
-        assert read * size <= counted["sectors read"] * 32 <= read * size + SEED / 2048
+        c = cost(launch, dtype, driver)
+        assert c["instructions"] <= instructions
+        assert c["written"] == c["sectors written"] * 32 == written * size
+        assert read * size <= c["sectors read"] * 32 <= read * size + SEED / 2048
+
+
+@pytest.mark.parametrize("direction, limit, tensors", [("forward", 130, 1), ("backward", 220, 2)])
+def test_resident(direction, limit, tensors, driver):
+    """Per step: instructions, barriers, no conflict; of device memory x (or grad and y), bits and y: no W_hh."""
+    H, tile = 128, 16 * 128 * 2
+    c = counted(f"resident {direction} H={H}", torch.bfloat16, driver)
+    assert c["instructions"] <= limit and c["barriers"] <= 6 and c["conflicts"] == 0 and c["launches"] == 1
+    assert c["written"] == c["sectors written"] * 32 == tile
+    assert tensors * tile < c["read"] <= tensors * tile + 2 * tile // 4     # each warp reads its words of the bits
+    assert c["read once"] >= H * H * 2
+
+
+@pytest.mark.parametrize("H", [512, 1024])
+@pytest.mark.parametrize("direction, tensors", [("forward", 1), ("backward", 2)])
+def test_cooperative(direction, tensors, H, driver):
+    """One meeting a step; W_hh once a launch; per step x (or grad and y), h once for each slice, bits and polls."""
+    tile, slices = 16 * H * 2, H // 32
+    c = counted(f"cooperative {direction} H={H}", torch.bfloat16, driver)
+    assert c["meetings"] == 1 and c["conflicts"] == 0 and c["launches"] == 1
+    assert c["written"] == c["sectors written"] * 32 == tile
+    assert (slices + tensors) * tile < c["read"] < (slices + tensors + 1) * tile
+    assert abs(c["read once"] - H * H * 2) <= 3 * tile

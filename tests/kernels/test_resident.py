@@ -6,8 +6,9 @@ import torch
 
 from rnndrop.kernels import resident
 from tests.tolerances import SEQUENCE
+from tests.triton_driver import backend
 
-from . import stream
+from . import sequences, stream
 
 
 def pack(keep):
@@ -143,6 +144,23 @@ def test_nan(nonlinearity, dtype, device):
     assert not grad_a[~kept].any() and not output[0].isnan().any()
 
 
+@pytest.mark.parametrize("hidden", [None, 32768])
+def test_relu_stops_not_a_number(hidden, device):
+    sequences.relu_stops_not_a_number(resident, sequences.Case(T=2, H=48, hidden=hidden), device)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_addresses_past_32_bits(reverse, device, tmp_path):
+    """Steps 2**30 elements apart: nothing else of the span is touched."""
+    case = Case(device, T=3, B=2, H=32, dtype=torch.float16, reverse=reverse)
+    near = case.actual()
+    for name in ("x", "grad"):
+        values = getattr(case, name)
+        file = np.memmap(tmp_path / name, np.float16, "w+", shape=2**31 + 64)
+        setattr(case, name, torch.from_numpy(file).as_strided(values.shape, (2**30, 32, 1)).copy_(values))
+    assert all(torch.equal(a, b) for a, b in zip(case.actual(), near, strict=True))
+
+
 def test_a_dropped_nan_does_not_spread(device):
     """Infinity in the last real column meets the zeros of the padding; what does not enter W_hh must not come back."""
     case = Case(device, T=4, B=1, H=33, p=0, q=0.5, nonlinearity="relu")
@@ -199,7 +217,7 @@ def test_gradient_from_the_sign_of_the_output_is_caught(device, monkeypatch):
 
 
 def test_one_compilation_for_all_lengths_and_batches(device):
-    if resident.INTERPRETED:
+    if backend() == "interpreter":
         pytest.skip("the interpreter compiles nothing")
     kernels = resident.forward_kernel, resident.backward_kernel
 

@@ -43,6 +43,10 @@ def test_not_a_number(dtype, device):
     sequences.not_a_number(stepwise, Case(B=4, H=50, dtype=dtype), device)
 
 
+def test_relu_stops_not_a_number(device):
+    sequences.relu_stops_not_a_number(stepwise, Case(T=2, H=48, hidden=32768), device)
+
+
 def test_a_packed_batch_is_its_sequences(device):
     """Equal lengths packed or not: the same bits of the result."""
     case = Case(T=4, B=3, H=40, recurrent=16384)
