@@ -28,12 +28,15 @@ OF_A_PROGRAM = ("instructions", "barriers", "meetings", "shared.bank_conflicts")
 HEAD = """# What the kernels cost
 
 Counted, not timed: compiled for sm_80 by Triton {version} and executed by a machine without a GPU; written by
-`python -m benchmarks.kernel_costs --driver MODULE --write`. Pointwise kernels: per element, PTX instructions of all threads, at
-p = 0.25. Sequence kernels: per step of 16 rows, tanh, hidden dropout per step, fp32 as tf32; instructions of a thread,
-barriers, meetings of the grid and bank conflicts are those of one program, bytes and 32-byte sectors those of all.
-"Read once" is what a launch reads whatever T: W_hh and the first step's numbers, which are loaded a step ahead. "Launches" are
-those of a sequence of {T} steps; stepwise has a library product a step besides, which nothing here counts. A cooperative
-program also repeats a few instructions and reads of 8 bytes while it waits, which differs from run to run.
+`python -m benchmarks.kernel_costs --driver MODULE --write`.
+
+Pointwise kernels: per element, PTX instructions of all threads, at p = 0.25. Sequence kernels: per step of 16 rows, tanh,
+hidden dropout per step, fp32 as tf32; instructions of a thread, barriers, meetings of the grid and bank conflicts of one
+program, bytes and sectors of all. A byte that four threads of a warp read counts four times as read; its sector of 32
+bytes counts once. "Read once" is what a launch reads whatever T: W_hh and the first step's numbers, which are loaded a step
+ahead. "Launches" are those of a whole sequence, of {T} steps for resident, cooperative, stepwise; stepwise has a library
+product a step besides, which nothing here counts. While a cooperative program waits it repeats a few instructions, barriers
+and reads of 8 bytes; how often differs from run to run.
 
 """
 
@@ -71,8 +74,12 @@ def table(words: list[str], driver: ModuleType) -> str:
         if all(word in launch.name for word in words):
             for dtype in launch.dtypes:
                 row = cost(launch, dtype, driver).values()
-                lines.append([launch.name, str(dtype)[6:], launch.unit, *(f"{round(v, 2):g}" for v in row)])
+                lines.append([launch.name, str(dtype)[6:], launch.unit, *map(_short, row)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def main() -> None:
@@ -89,7 +96,7 @@ def main() -> None:
     rows = table(options.words, driver)
     print(rows)
     if options.write:
-        steps = "/".join(map(str, sorted({x.sizes[1] for x in LAUNCHES if x.strategy})))
+        steps = ", ".join(str(n) for n in {x.strategy: x.sizes[1] for x in LAUNCHES if x.strategy}.values())
         TABLE.write_text(HEAD.format(version=triton.__version__, T=steps) + rows)
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.resources [WORD ...]   fail where a kernel spills or does not fit, or the table is not what comes out
     python -m benchmarks.resources --write      write the table
 
-The kernels are the launches of benchmarks.launches that need no more than tensors, and the compile_cases(properties,
-backend) of `resident` and `cooperative`: tuples of name, kernel, signature, constexprs, num_warps and num_stages. Triton's
-cache makes the second time cheap.
+The kernels are the launches of benchmarks.launches, and for `resident` and `cooperative`, whose tiles depend on the device,
+their compile_cases(properties, backend): tuples of name, kernel, signature, constexprs, num_warps and num_stages.
+Triton's cache makes the second time cheap.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def compile_all(name: str, words: list[str]) -> dict[str, str]:
     driver = _install(name)
     column = {}
     for launch in LAUNCHES:
-        for dtype in launch.dtypes if launch.strategy is None else ():
+        for dtype in () if launch.strategy in WITH_CASES else launch.dtypes:
             kernel = f"{launch.name} {str(dtype)[6:]}"
             if all(word in kernel for word in words):
                 driver.utils.loaded.clear()

@@ -18,9 +18,9 @@ With S = ceil(H / slice), e bytes an element, per step and batch tile of 16 rows
     device memory   h written and the input's part read once: 2 * 16*H*e; bits 16*H/8. Backward: grad_output, output, grad_a.
                     W_hh: once a launch, H*H*e for each group.
     second level    S readers of h: S * 16*H*e
-    operations      2 * 16*H*H, on tensor cores but for exact fp32, and about 25 an element beside
-    on chip         slice*H*e of W_hh and 16*chunk*e of h: 48 KB at H = 512, 96 KB at H = 1024 (bf16, slices of 32)
-    PTX a step      320 instructions forward, 345 backward at H = 512 (bf16, slices of 32, hidden mask, a short wait)
+    operations      2 * 16*H*H on tensor cores, in exact fp32 as three products of tf32, and about 25 an element beside
+    on chip         slice*H*e of W_hh, twice in exact fp32, and 16*chunk*e of h: 48 KB at H = 512, 96 KB at H = 1024 (bf16)
+    PTX a step      about 340 instructions at H = 512, 490 at H = 1024 (bf16, slices of 32, hidden mask; COSTS.md)
 
 Bound a step, B = 16, bf16: 1000 shared-memory cycles at H = 512 and 1900 at 1024: 0.7 and 1.3 us on an A100 (1.41 GHz),
 0.6 and 1.1 us on an H100 (1.75 GHz), and before it one trip each through the second-level cache of the store, the

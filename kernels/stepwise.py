@@ -4,7 +4,8 @@
 
 Bytes a step, forward (B rows, e bytes an element): the product reads W_hh (H*H*e), h and the input's part and writes a
 (3*B*H*e); the pointwise kernel reads a and B*H/8 bytes of bits and writes h (2*B*H*e), once more with a recurrent mask.
-Backward: 2*B*H*e more. Operations: 2*B*H*H, about 30 an element beside. On chip: nothing is kept from step to step.
+Backward: 2*B*H*e more. Operations: 2*B*H*H, and 24 PTX instructions an element beside, backward 29 (16 bit; COSTS.md). On
+chip: nothing is kept from step to step.
 
 Bound a step at B = 64, H = 1024, bf16: 2.8 MB, all in the second-level cache, and 0.13 GFLOP: about 1 us on an A100,
 0.6 us on an H100. The limit is neither: two launches that depend on each other take about 5 us, or 3 us inside a CUDA
