@@ -23,10 +23,11 @@ clean:
 	rm -rf $(VENV) build dist demo_output bench_output *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp of an extra: the package in place, with that extra.
-$(VENV)/%.stamp: $(BIN)/python setup.py constraints.txt
+$(VENV)/%.stamp: $(VENV)/base setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[$*]"
 	touch $@
 
-$(BIN)/python:
+$(VENV)/base:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel
+	touch $@

@@ -11,13 +11,13 @@ README = HERE / "README.md"
 
 TRITON = "triton>=3.7.1; platform_system == 'Linux'"  # PyTorch's CUDA wheels bring theirs
 DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
-BENCH = [*DEMO, "keras>=3", "pandas>=2", "plotly>=5", "pytest>=8", "pytest-benchmark>=4", "tabulate>=0.9", "typer>=0.12"]
+TIMING = ["pytest>=8", "pytest-benchmark>=4"]
+BENCH = [*DEMO, *TIMING, TRITON, "keras>=3", "pandas>=2", "plotly>=5", "tabulate>=0.9", "typer>=0.12"]
 EXTRAS = {
     "triton": [TRITON],
     "demo": DEMO,
     "test": [
         *BENCH,
-        TRITON,
         *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel
         *["expecttest>=0.2", "hypothesis>=6.100"],
     ],
@@ -42,7 +42,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    # What the code calls exists since these versions; constraints.txt has those it is tested with.
+    # What the code calls is in these versions' documentation; constraints.txt has those it is tested with.
     python_requires=">=3.10",
     install_requires=["torch>=2.4", "numpy>=1.26"],
     extras_require=EXTRAS,

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import cpu, reference
 from .mask import Mask, scale, site
 
-Optional = Tensor | None
+MaybeTensor = Tensor | None
 
 
 def backend(strategy: str) -> Any:
@@ -100,7 +100,7 @@ def _is_plain(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
 
 
-def reference_layer(inputs: Sequence[Optional], layer: Layer, masks: Sequence[Mask | None]) -> tuple[Tensor, Tensor]:
+def reference_layer(inputs: Sequence[MaybeTensor], layer: Layer, masks: Sequence[Mask | None]) -> tuple[Tensor, Tensor]:
     """`layer` by the reference, on (input, h0, w_ih, w_hh, b_ih, b_hh) and the masks of its backend."""
     input, h0, w_ih, w_hh, b_ih, b_hh = inputs
     assert input is not None and h0 is not None and w_ih is not None and w_hh is not None
@@ -110,7 +110,7 @@ def reference_layer(inputs: Sequence[Optional], layer: Layer, masks: Sequence[Ma
         if mask is None:
             return None
         keep = backend(layer.strategy).unpack(mask.keep, len(w_hh))
-        return list(keep.split(sizes[0])) if mask.per_step else [keep] * len(sizes)
+        return [*keep.view(len(sizes), sizes[0], len(w_hh))] if mask.per_step else [keep] * len(sizes)
 
     hidden, recurrent = masks
     output, h_n = reference.rnn_layer(
@@ -131,7 +131,7 @@ def reference_layer(inputs: Sequence[Optional], layer: Layer, masks: Sequence[Ma
 
 
 def _layer_forward(
-    input: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Optional, b_hh: Optional, seed: Tensor, *options: Any
+    input: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: MaybeTensor, b_hh: MaybeTensor, seed: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output, h_n and the two masks."""
     layer = Layer(*options)
@@ -150,8 +150,8 @@ def _layer_forward(
 
 
 def _layer_backward(
-    grad_output: Optional,
-    grad_h_n: Optional,
+    grad_output: MaybeTensor,
+    grad_h_n: MaybeTensor,
     input: Tensor,
     h0: Tensor,
     w_ih: Tensor,
@@ -218,10 +218,10 @@ def _setup_layer(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     ctx.options = inputs[7:]
 
 
-def _layer_gradients(backward: Callable[..., list[Tensor]], ctx: Any, *grads: Optional) -> tuple[Optional, ...]:
+def _layer_gradients(backward: Callable[..., list[Tensor]], ctx: Any, *grads: MaybeTensor) -> tuple[MaybeTensor, ...]:
     *inputs, output, hidden_keep, recurrent_keep = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    found: list[Optional]
+    found: list[MaybeTensor]
     if torch.is_grad_enabled():
         layer = Layer(*ctx.options)
         outputs = reference_layer(inputs, layer, layer.masks(hidden_keep, recurrent_keep))
@@ -235,8 +235,8 @@ def _layer_gradients(backward: Callable[..., list[Tensor]], ctx: Any, *grads: Op
 
 
 def _with_graph(
-    outputs: Sequence[Tensor], grads: Sequence[Optional], inputs: Sequence[Optional], needs: Sequence[bool]
-) -> list[Optional]:
+    outputs: Sequence[Tensor], grads: Sequence[MaybeTensor], inputs: Sequence[MaybeTensor], needs: Sequence[bool]
+) -> list[MaybeTensor]:
     """Gradients of the inputs that have a graph of their own."""
     pairs = [(y, g) for y, g in zip(outputs, grads, strict=False) if g is not None]
     leaves = [x for x, need in zip(inputs, needs, strict=False) if need and x is not None]
@@ -249,7 +249,7 @@ def _setup_dropout(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(*output, seed)
 
 
-def _dropout_gradients(backward: Callable[..., Tensor], ctx: Any, grad_y: Tensor, _: Any) -> tuple[Optional, ...]:
+def _dropout_gradients(backward: Callable[..., Tensor], ctx: Any, grad_y: Tensor, _: Any) -> tuple[MaybeTensor, ...]:
     y, keep, seed = ctx.saved_tensors
     run = _dropout_graph_gradient if torch.is_grad_enabled() else backward
     return run(grad_y, y, keep, seed, *ctx.options), *[None] * (1 + len(ctx.options))
@@ -324,7 +324,7 @@ _dropout_op.register_autograd(partial(_dropout_gradients, _dropout_backward_op),
 
 @_layer_op.register_fake
 def _layer_fake(
-    input: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Optional, b_hh: Optional, seed: Tensor, *options: Any
+    input: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: MaybeTensor, b_hh: MaybeTensor, seed: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     layer = Layer(*options)
     masks = backend(layer.strategy)
@@ -341,8 +341,8 @@ def _layer_fake(
 
 @_layer_backward_op.register_fake
 def _layer_backward_fake(
-    grad_output: Optional,
-    grad_h_n: Optional,
+    grad_output: MaybeTensor,
+    grad_h_n: MaybeTensor,
     input: Tensor,
     h0: Tensor,
     w_ih: Tensor,

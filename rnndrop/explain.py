@@ -5,24 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .functional import autocasts
+from .functional import compute_dtype
 from .rnn import RNN
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Args: strategy, its reason, its tiles by name, the bytes it keeps on each multiprocessor, and why not the strategies
-    that were considered before it."""
+    """What :func:`explain` tells; as a string, for people."""
 
     strategy: str
     reason: str
     tiles: dict[str, int] = field(default_factory=dict)
-    on_chip_bytes: int = 0
-    rejected: dict[str, str] = field(default_factory=dict)
+    on_chip_bytes: int = 0  # what it keeps on each multiprocessor for all steps
+    rejected: dict[str, str] = field(default_factory=dict)  # the strategies considered before it, and why not
 
     def __str__(self) -> str:
         lines = [f"{self.strategy}: {self.reason}"]
@@ -48,19 +46,17 @@ def explain(rnn: RNN, input: Tensor | PackedSequence) -> Explanation:
     data: Any = input.data if isinstance(input, PackedSequence) else input
     if not rnn.training or not (rnn.hidden_dropout or rnn.recurrent_dropout):
         return Explanation("torch.nn.RNN", "nothing is dropped inside the recurrence: PyTorch's own layers, cuDNN's on CUDA")
-    if data.device.type == "cpu":
+    if data.device.type in ("cpu", "meta"):
         return Explanation("torch", "the input is on the CPU: in-place products by PyTorch, the rest by NumPy")
     if data.device.type != "cuda":
         return Explanation("reference", f"there are no kernels for {data.device.type}: a plain loop of PyTorch operations")
     from .gpu import choose
 
-    kind = data.device.type
-    dtype = torch.get_autocast_dtype(kind) if autocasts(kind) else data.dtype
     if isinstance(input, PackedSequence):
         batch = int(input.batch_sizes[0])
     else:
         batch = 1 if data.dim() == 2 else data.shape[0 if rnn.batch_first else 1]
-    return from_choice(choose(data.device, rnn.hidden_size, batch, dtype, packed=packed))
+    return from_choice(choose(data.device, rnn.hidden_size, batch, compute_dtype(data), packed=packed))
 
 
 def from_choice(choice: Any) -> Explanation:

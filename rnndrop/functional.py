@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import autograd, reference
-from .mask import check_probability, scale, site
+from .mask import check_probability, check_seed, scale, site
 
 STRATEGIES = ("auto", "torch", "reference", "resident", "cooperative", "stepwise")
 POINTWISE_STRATEGIES = ("auto", "torch", "reference", "triton")
+KERNELS = ("resident", "cooperative", "stepwise", "triton")
 MASK_SCOPES = ("step", "sequence")
 NONLINEARITIES = ("tanh", "relu")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -48,10 +50,13 @@ def tanh_dropout(
     """
     p = check_probability("p", p)
     check_choice("strategy", strategy, POINTWISE_STRATEGIES)
+    if seed is not None:
+        check_seed(seed)
     if not training or p == 0:
         return torch.tanh(x)
-    if not x.is_floating_point():
+    if not (x.is_floating_point() or x.is_complex()):
         x = x.to(torch.get_default_dtype())  # as torch.tanh does
+    _check_dtype("tanh_dropout", x)
     return activation_dropout(x, "tanh", p, seed_tensor(seed, x.device), site("hidden"), strategy)
 
 
@@ -85,9 +90,9 @@ def rnn_layer(
         b_ih, b_hh: (H) or ``None``.
         nonlinearity: f, ``"tanh"`` or ``"relu"``. Default: ``"tanh"``
         hidden_dropout: probability of an element of h_t to be zeroed, for the output and the next step. Default: 0
-        recurrent_dropout: probability of an element of h_{t-1} to be zeroed where it enters W_hh (Gal and Ghahramani
-            2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks"). Default: 0
-        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all. Default: ``"step"``
+        recurrent_dropout: probability of an element of h_{t-1} to be zeroed where it enters W_hh. Default: 0
+        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all (Gal and Ghahramani
+            2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``"step"``
         seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of the input's device.
         layer, direction: numbers that the masks depend on. Direction 1 runs from the last step to the first.
         strategy: ``"torch"`` (the CPU path), ``"resident"``, ``"cooperative"`` or ``"stepwise"`` (Triton kernels),
@@ -108,6 +113,8 @@ def rnn_layer(
     check_choice("mask_scope", mask_scope, MASK_SCOPES)
     check_choice("strategy", strategy, STRATEGIES)
     site("hidden", layer, direction)
+    if seed is not None:
+        check_seed(seed)
     tensors = _autocast(input, h0, w_ih, w_hh, b_ih, b_hh)
     _check_shapes(*tensors, batch_sizes=batch_sizes)
     seed = seed_tensor(seed, input.device) if any(rates) else torch.zeros(1, dtype=torch.int64, device=input.device)
@@ -121,14 +128,13 @@ def rnn_layer(
 
 def activation_dropout(x: Tensor, nonlinearity: str, p: float, seed: Tensor, where: int, strategy: str = "auto") -> Tensor:
     """dropout(f(x)) of x (..., H); f may be the identity. `where` is the :func:`site` of the mask."""
-    _check_dtype("dropout", x)
     if x.numel() == 0:
         return reference.ACTIVATIONS[nonlinearity](x)
     rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
+    _check_device(strategy, x.device)
     if strategy == "auto":
         strategy = {"cpu": "torch", "meta": "torch", "cuda": "triton"}.get(x.device.type, "reference")
         strategy = strategy if strategy != "triton" or x.dtype != torch.float64 else "reference"
-    _check_device(strategy, x.device)
     if strategy == "reference":
         masks = autograd.backend("triton" if x.is_cuda else "torch")
         keep = masks.unpack(masks.keep(seed, *rows.shape, p, where), rows.shape[1]).to(x.device)
@@ -160,14 +166,9 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
     """The seed of a call as an int64 tensor of shape (1) on `device`, drawn from that device's generator if None."""
     if seed is None:
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    seed = check_seed(seed)
     if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64:
-            raise TypeError(f"seed should be an int or an int64 tensor, got a tensor of {seed.dtype}")
-        if seed.numel() != 1:
-            raise ValueError(f"seed should be a tensor of one element, got a tensor of shape {tuple(seed.shape)}")
         return seed if seed.shape == (1,) and seed.device == device else seed.reshape(1).to(device)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed should be an int or an int64 tensor, got {type(seed).__name__}")
     return torch.tensor([(seed + 2**63) % 2**64 - 2**63], dtype=torch.int64, device=device)
 
 
@@ -191,8 +192,16 @@ def choose_strategy(strategy: str, input: Tensor, H: int, B: int, *, packed: boo
 
 
 def _check_device(strategy: str, device: torch.device) -> None:
+    """Raises ValueError, with the reason, where a strategy asked for by name cannot run."""
     if strategy == "torch" and device.type not in ("cpu", "meta"):
         raise ValueError(f"strategy 'torch' cannot run: it computes in NumPy, and the input is on {device}")
+    if strategy in KERNELS:
+        try:
+            from .kernels import sequence
+
+            sequence.backend()
+        except (ImportError, RuntimeError) as error:
+            raise ValueError(f"strategy {strategy!r} cannot run: {error}") from error
 
 
 def autocasts(device_type: str) -> bool:
@@ -200,13 +209,15 @@ def autocasts(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What autocast makes of x for nn.RNN's products."""
+    if not x.is_floating_point() or x.dtype == torch.float64 or not autocasts(x.device.type):
+        return x.dtype
+    return torch.get_autocast_dtype(x.device.type)
+
+
 def _autocast(*tensors: Any) -> list[Any]:
-    """The tensors in autocast's dtype where it is on, as its list for nn.RNN's products has it."""
-    kind = tensors[0].device.type
-    if not autocasts(kind):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype(kind)
-    return [x if x is None or x.dtype == torch.float64 or not x.is_floating_point() else x.to(dtype) for x in tensors]
+    return [None if x is None else x.to(compute_dtype(x)) for x in tensors]
 
 
 def _check_dtype(name: str, x: Tensor) -> None:
@@ -229,9 +240,9 @@ def _check_shapes(
         raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
     if input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if batch_sizes is not None:
+        _check_batch_sizes(batch_sizes, len(input))
     batch, hidden = input.shape[1] if batch_sizes is None else batch_sizes[0], w_hh.shape[0]
-    if batch_sizes is not None and sum(batch_sizes) != len(input):
-        raise RuntimeError(f"batch_sizes must add up to the {len(input)} rows of input, got {list(batch_sizes)}")
     named = {"h0": h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
     shapes = {"h0": (batch, hidden), "w_ih": (hidden, input.shape[-1]), "w_hh": (hidden, hidden)}
     for name, tensor in named.items():
@@ -247,3 +258,11 @@ def _check_shapes(
                 f"Expected all tensors to be on the same device, but input is on {input.device} and {name} on {tensor.device}"
             )
     _check_dtype("rnn_layer", input)
+
+
+def _check_batch_sizes(batch_sizes: Sequence[int], rows: int) -> None:
+    falling = all(later <= earlier for earlier, later in pairwise(batch_sizes))
+    if not falling or min(batch_sizes, default=0) < 1 or sum(batch_sizes) != rows:
+        raise RuntimeError(
+            f"batch_sizes should be positive, never increase and add up to the {rows} rows of input, got {list(batch_sizes)}"
+        )

@@ -42,6 +42,21 @@ def check_probability(name: str, p: Any) -> float:
     return float(p)
 
 
+def check_seed(seed: Any) -> int | Tensor:
+    """The seed as an int or an int64 tensor of one element. Raises TypeError or ValueError where it is neither."""
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64:
+            raise TypeError(f"seed should be an int or an int64 tensor, got a tensor of {seed.dtype}")
+        if seed.numel() != 1:
+            raise ValueError(f"seed should be a tensor of one element, got a tensor of shape {tuple(seed.shape)}")
+        return seed
+    if isinstance(seed, np.integer):
+        return int(seed)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed should be an int or an int64 tensor, got {type(seed).__name__}")
+    return seed
+
+
 def threshold(p: float) -> int:
     """Words below this are dropped: p in units of 1/65536, to nearest, and 0 or 65536 only for p = 0 or 1."""
     if p in (0, 1):
@@ -106,12 +121,13 @@ def dropout_mask(
 
     Raises:
         ValueError: `p` outside [0, 1], an unknown `kind`, a negative size, `layer` or `direction`.
+        TypeError: a seed that is neither an int nor an int64 tensor.
     """
     p = check_probability("p", p)
     if rows < 0 or columns < 0:
         raise ValueError(f"rows and columns should not be negative, got rows={rows!r}, columns={columns!r}")
-    keep = keep_bytes(int(seed), rows, columns, p, site(kind, layer, direction))
-    return keep.to(torch.get_default_dtype()) * -scale(p)
+    keep = keep_bytes(int(check_seed(seed)), rows, columns, p, site(kind, layer, direction))
+    return (keep != 0).to(torch.get_default_dtype()) * scale(p)
 
 
 def _fill(keep: np.ndarray, start: int, stop: int, seed: int, where: int, threshold: int) -> None:

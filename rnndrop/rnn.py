@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import functional
 from .functional import MASK_SCOPES, NONLINEARITIES, autocasts, check_choice, seed_tensor
-from .mask import check_probability
+from .mask import check_probability, check_seed
 
 
 class RNN(nn.Module):
@@ -72,10 +72,10 @@ class RNN(nn.Module):
         hidden_dropout: The probability of an element of :math:`h_t` to be zeroed, for the output and for the next step.
             Default: 0
         recurrent_dropout: The probability of an element of :math:`h_{t-1}` to be zeroed where it enters :math:`W_{hh}`; the
-            output is not dropped (Gal and Ghahramani 2016, "A Theoretically Grounded Application of Dropout in Recurrent
-            Neural Networks"). Default: 0
+            output is not dropped. Default: 0
         mask_scope: ``'step'``, a fresh mask at every step, so that a dropped unit comes back at the next; or ``'sequence'``,
-            the same mask at every step of a sequence (variational dropout). Default: ``'step'``
+            the same mask at every step of a sequence (variational dropout; Gal and Ghahramani 2016, "A Theoretically
+            Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``'step'``
 
     Inputs: input, hx, seed
         * **input**: tensor of shape :math:`(L, H_{in})` for unbatched input, :math:`(L, N, H_{in})` when
@@ -135,6 +135,11 @@ class RNN(nn.Module):
 
     .. note::
         ``batch_first`` argument is ignored for unbatched inputs.
+
+    .. note::
+        In training with dropout inside, the output is kept for the backward pass, as by cuDNN: to change it in place is an
+        error in backward. Reverse-mode derivatives of any order work, forward-mode and vectorised ones
+        (``torch.func.jvp``, ``vmap``) do not.
 
     Examples::
 
@@ -257,7 +262,9 @@ class RNN(nn.Module):
         elif hx.dtype != input.dtype and not autocasts(input.device.type):
             raise RuntimeError(f"expected input and hx to have the same dtype, got {input.dtype} and {hx.dtype}")
         if seed is not None:
-            seed = seed_tensor(seed, input.device)
+            check_seed(seed)
+        for name in ("dropout", "hidden_dropout", "recurrent_dropout"):
+            check_probability(name, getattr(self, name))
         drops_inside = self.hidden_dropout or self.recurrent_dropout
         if not self.training or not (drops_inside or (self.dropout and self.num_layers > 1)):
             return self._torch_rnn(input, hx, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
@@ -265,8 +272,6 @@ class RNN(nn.Module):
         x = input.transpose(0, 1) if batch_first else input
         if len(x) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        if hx.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise RuntimeError(f"expected input and hx to have the same dtype, got {x.dtype} and {hx.dtype}")
         seed = seed_tensor(seed, x.device)  # after all that can be wrong
         sizes = None if batch_sizes is None else batch_sizes.tolist()
         states: list[Tensor] = []
@@ -316,7 +321,7 @@ class RNN(nn.Module):
         batch_first: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """PyTorch's own layers (cuDNN's on CUDA), without dropout."""
-        run = _VF.rnn_tanh if self.nonlinearity == "tanh" else _VF.rnn_relu
+        run = {"tanh": _VF.rnn_tanh, "relu": _VF.rnn_relu}[self.nonlinearity]
         options = self.bias, num_layers, 0.0, self.training, self.bidirectional
         if batch_sizes is None:
             return run(x, hx, weights, *options, batch_first)
@@ -476,6 +481,8 @@ class RNNCell(nn.Module):
         """The new state of a batched input."""
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
+        if seed is not None:
+            check_seed(seed)
         weights: Any = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         if not self.training or not (self.hidden_dropout or self.recurrent_dropout):
             return (_VF.rnn_tanh_cell if self.nonlinearity == "tanh" else _VF.rnn_relu_cell)(input, hx, *weights)

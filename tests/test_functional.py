@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -160,7 +162,10 @@ def shaped(*shape, dtype=torch.float64):
         (dict(w_hh=shaped(17, 16)), "Expected w_hh size"),
         (dict(b_ih=shaped(16)), "Expected b_ih size"),
         (dict(b_hh=shaped(17, 1)), "Expected b_hh size"),
-        (dict(input=shaped(6, 4), batch_sizes=[3, 2]), "batch_sizes must add up"),
+        (dict(input=shaped(6, 4), batch_sizes=[3, 2]), "batch_sizes should be positive"),
+        (dict(input=shaped(6, 4), batch_sizes=[3, 1, 2]), "batch_sizes should be positive"),
+        (dict(input=shaped(6, 4), batch_sizes=[3, 3, 0]), "batch_sizes should be positive"),
+        (dict(input=shaped(6, 4), batch_sizes=[]), "batch_sizes should be positive"),
         (dict(h0=shaped(3, 17, dtype=torch.float32)), "same dtype"),
         (dict(w_hh=shaped(17, 17).to("meta")), "same device"),
     ],
@@ -202,3 +207,36 @@ def test_int_and_tensor_seeds(scope, seed):
     x = torch.randn(30, 4)
     drawn = [functional.tanh_dropout(x, 0.5, seed=s) for s in seeds]
     assert all(torch.equal(drawn[0], y) for y in drawn[1:])
+
+
+def test_a_complex_input_is_refused():
+    refuses(NotImplementedError, "complex64", functional.tanh_dropout, x=torch.randn(3, 4, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_batch_of_nobody(strategy):
+    leaves = make_layer(batch=0)
+    leaves["input"] = leaves.pop("x")
+    output, h_n = functional.rnn_layer(**leaves, hidden_dropout=0.5, recurrent_dropout=0.5, seed=1, strategy=strategy)
+    assert output.shape[1] == h_n.shape[0] == 0
+    (gradient,) = torch.autograd.grad(output.sum(), leaves["input"], create_graph=True)
+    assert gradient.shape == leaves["input"].shape
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+import torch, rnndrop
+tensors = [torch.randn(shape) for shape in [(2, 3, 4), (3, 5), (5, 4), (5, 5)]]
+for strategy in ("resident", "cooperative", "stepwise"):
+    try:
+        rnndrop.functional.rnn_layer(*tensors, hidden_dropout=0.5, strategy=strategy)
+    except ValueError as error:
+        assert f"strategy {strategy!r} cannot run: " in str(error) and "triton" in str(error)
+    else:
+        raise AssertionError
+"""
+
+
+def test_a_kernel_asked_for_where_there_is_no_triton_says_so():
+    subprocess.run([sys.executable, "-c", WITHOUT_TRITON], check=True)

@@ -243,3 +243,17 @@ def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=name) as raised:
         dropout_mask(**{"seed": 1, "rows": 2, "columns": 3, "p": 0.5, name: value})
     assert repr(value) in str(raised.value)
+
+
+def test_a_dropped_element_is_zero_without_a_sign():
+    assert not dropout_mask(1, 5, 50, 0.5).signbit().any()
+
+
+@pytest.mark.parametrize("seed", [True, 5.0, "5", torch.tensor(5.0), torch.tensor(5, dtype=torch.int32)])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(TypeError, match="seed should be an int or an int64 tensor"):
+        dropout_mask(seed, 5, 50, 0.5)
+
+
+def test_a_seed_may_be_numpys():
+    assert torch.equal(dropout_mask(np.int64(-5), 5, 50, 0.5), dropout_mask(-5, 5, 50, 0.5))

@@ -635,3 +635,14 @@ def test_the_number_of_threads_drops_the_same_units():
         torch.set_num_threads(1)
     assert torch.equal(outputs[0] == 0, outputs[1] == 0)
     assert_near(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("name", ["dropout", "hidden_dropout", "recurrent_dropout"])
+def test_a_probability_set_later_is_checked_before_anything_is_drawn(name):
+    rnn = make(num_layers=2, hidden_dropout=0.5)
+    setattr(rnn, name, 3.0)
+    x, _ = data(rnn)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=f"{name} should be a number in range.*got 3.0"):
+        rnn(x)
+    assert torch.equal(torch.get_rng_state(), state)
