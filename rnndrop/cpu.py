@@ -64,25 +64,23 @@ def forward(
     _ = torch.mm(x, w_ih.t(), out=output) if bias is None else torch.addmm(bias, x, w_ih.t(), out=output)
     from_h0 = _scaled(w_hh.t(), recurrent)
     from_h = _scaled(from_h0, hidden)
-    activate, drop = _activation(nonlinearity, output), _Drop(h0)
+    activate, drop = _activation(nonlinearity, output), _dropper(h0, recurrent)
     h_n = torch.empty_like(h0)
     h, h_bits = output[:0], _bits(output[:0])
     rows = _steps(output, spans), _slices(_values(output), spans), _slices(_bits(output), spans)
     masks = _keeps(hidden, spans, output), _keeps(recurrent, spans, output)
     for a, values, bits, keep, r in zip(*rows, *masks, strict=False):
-        carried = len(bits)
-        if carried < len(h_bits):  # some sequences ended
+        if len(bits) != len(h_bits):  # some sequences ended, or some begin, from h0
+            carried = min(len(bits), len(h_bits))
             h_n[carried : len(h_bits)] = h[carried:]
-            h, h_bits = h[:carried], h_bits[:carried]
-        if carried == len(h_bits):
+            begin = slice(carried, len(bits))
+            a[begin].addmm_(drop(h0[begin], _bits(h0)[begin], r, carried), from_h0)
+            a[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), from_h)
+        else:
             a.addmm_(drop(h, h_bits, r), from_h)
-        else:  # some begin
-            carried, size = len(h_bits), carried
-            a[:carried].addmm_(drop(h, h_bits, r), from_h)
-            a[carried:].addmm_(drop(h0[carried:size], _bits(h0)[carried:size], r, carried), from_h0)
-        activate(values)
+        activate(values, values)
         if keep is not None:
-            np.bitwise_and(bits, keep, out=bits)
+            np.bitwise_and(bits, keep, bits)
         h, h_bits = a, bits
     h_n[: len(h_bits)] = h
     if hidden is not None:
@@ -108,7 +106,7 @@ def backward(
     weight = _scaled(w_hh, recurrent)
     grad_a, grad_h0, grad_h = torch.empty_like(output), torch.empty_like(h0), torch.empty_like(h0)
     multiply = np.multiply if output.dtype in NUMPY else torch.multiply
-    drop = _Drop(h0)
+    drop = _dropper(h0, recurrent)
 
     def to_earlier(later: Tensor, r: np.ndarray | None, first: int = 0) -> Tensor:
         product = later @ weight
@@ -135,7 +133,7 @@ def backward(
                 total[carried:] += grad_h_n[carried:size]
         multiply(slope, total_values, out=slope)
         if keep is not None:
-            np.bitwise_and(bits, keep, out=bits)
+            np.bitwise_and(bits, keep, bits)
         later, later_size, later_r = a, size, r
     grad_h0[:later_size] = to_earlier(later, later_r)
     return grad_a, grad_h0
@@ -168,7 +166,7 @@ def dropout_forward(x: Tensor, seed: Tensor, p: float, site: int, *, nonlinearit
     activate, spans = _activation(nonlinearity, x), _blocks(x)
     rows = _slices(_values(y), spans), _slices(_bits(y), spans), _widened(mask.keep, spans, x.element_size())
     for values, bits, kept in zip(*rows, strict=True):
-        activate(values)
+        activate(values, values)
         np.bitwise_and(bits, kept, out=bits)
         values *= mask.scale
     return y, mask.keep
@@ -194,19 +192,20 @@ def _blocks(x: Tensor) -> list[Span]:
     return [(start, min(start + rows, len(x))) for start in range(0, len(x), rows)]
 
 
-class _Drop:
-    """Zeroes what a mask drops of some rows, in a buffer of its own; `first` is the mask's row of the first of them."""
+def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Tensor]:
+    """A function that zeroes what the mask of a step drops of some rows, in a buffer of its own."""
+    if mask is None:
+        return lambda x, bits, keep, first=0: x
+    buffer = torch.empty_like(like, memory_format=torch.contiguous_format)
+    buffer_bits = _bits(buffer)
 
-    def __init__(self, like: Tensor) -> None:
-        self.buffer = torch.empty_like(like, memory_format=torch.contiguous_format)
-        self.bits = _bits(self.buffer)
+    def drop(x: Tensor, bits: np.ndarray, keep: np.ndarray, first: int = 0) -> Tensor:
+        """`bits` are those of x; `first` is the mask's row of its first."""
+        if len(bits):
+            np.bitwise_and(bits, keep[first : first + len(bits)], out=buffer_bits[: len(bits)])
+        return buffer[: len(bits)]
 
-    def __call__(self, x: Tensor, bits: np.ndarray, keep: np.ndarray | None, first: int = 0) -> Tensor:
-        if keep is None:
-            return x
-        rows = len(bits)
-        np.bitwise_and(bits, keep[first : first + rows], out=self.bits[:rows])
-        return self.buffer[:rows]
+    return drop
 
 
 def _scaled(weight: Tensor, mask: Mask | None) -> Tensor:
@@ -266,13 +265,14 @@ def _widened(keep: Tensor, spans: list[Span], size: int) -> Iterator[np.ndarray]
         yield from [wide[start - first : stop - first] for start, stop in run]
 
 
-def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any], Any]:
-    """f, in place."""
+def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any, Any], Any]:
+    """f of the first argument, into the second, which is the same."""
     if nonlinearity == "identity":
-        return lambda x: x
+        return lambda x, y: x
     if like.dtype in NUMPY:
-        return (lambda x: np.tanh(x, out=x)) if nonlinearity == "tanh" else (lambda x: np.maximum(x, 0, out=x))
-    return torch.tanh_ if nonlinearity == "tanh" else torch.relu_
+        return np.tanh if nonlinearity == "tanh" else lambda x, y: np.maximum(x, 0, y)
+    in_place = torch.tanh_ if nonlinearity == "tanh" else torch.relu_
+    return lambda x, y: in_place(y)
 
 
 def _slopes(grad_a: Tensor, output: Tensor, spans: list[Span], scale: float, nonlinearity: str) -> Iterator[Any]:

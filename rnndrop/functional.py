@@ -216,7 +216,9 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type)
 
 
-def _autocast(*tensors: Any) -> list[Any]:
+def _autocast(*tensors: Any) -> Sequence[Any]:
+    if not autocasts(tensors[0].device.type):
+        return tensors
     return [None if x is None else x.to(compute_dtype(x)) for x in tensors]
 
 
