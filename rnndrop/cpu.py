@@ -80,7 +80,7 @@ def forward(
             a.addmm_(drop(h, h_bits, r), from_h)
         activate(values, values)
         if keep is not None:
-            np.bitwise_and(bits, keep, bits)
+            np.bitwise_and(bits, keep, out=bits)
         h, h_bits = a, bits
     h_n[: len(h_bits)] = h
     if hidden is not None:
@@ -133,7 +133,7 @@ def backward(
                 total[carried:] += grad_h_n[carried:size]
         multiply(slope, total_values, out=slope)
         if keep is not None:
-            np.bitwise_and(bits, keep, bits)
+            np.bitwise_and(bits, keep, out=bits)
         later, later_size, later_r = a, size, r
     grad_h0[:later_size] = to_earlier(later, later_r)
     return grad_a, grad_h0
@@ -270,7 +270,7 @@ def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any, Any], Any]:
     if nonlinearity == "identity":
         return lambda x, y: x
     if like.dtype in NUMPY:
-        return np.tanh if nonlinearity == "tanh" else lambda x, y: np.maximum(x, 0, y)
+        return np.tanh if nonlinearity == "tanh" else lambda x, y: np.maximum(x, 0, out=y)
     in_place = torch.tanh_ if nonlinearity == "tanh" else torch.relu_
     return lambda x, y: in_place(y)
 
