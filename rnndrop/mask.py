@@ -20,8 +20,8 @@ from torch import Tensor
 KINDS = {"hidden": 0, "recurrent": 1, "between": 2}
 WORDS = 16  # 16-bit words a counter yields
 RANGE = 65536  # values of a word
-CHUNK = 1 << 16  # words drawn at a time: they stay in the second-level cache
-SHARE = 1 << 17  # words that repay a second thread
+CHUNK = 1 << 17  # words drawn at a time: they stay in the second-level cache
+SHARE = 1 << 18  # words that repay a second thread
 
 
 class Mask(NamedTuple):
@@ -84,7 +84,7 @@ def keep_bytes(seed: int, rows: int, columns: int, p: float, where: int) -> Tens
 
     `where` is a :func:`site`. Negative seeds wrap modulo 2**64.
     """
-    keep = np.zeros((rows, columns), np.int8)
+    keep = np.empty((rows, columns), np.int8) if p < 1 else np.zeros((rows, columns), np.int8)
     if p < 1:
         workers = min(torch.get_num_threads(), rows * columns // SHARE)
         if workers > 1:
@@ -141,8 +141,8 @@ def _fill(keep: np.ndarray, start: int, stop: int, seed: int, where: int, thresh
     for first in range(start, stop, rows):
         part = keep[first : min(first + rows, stop)]
         words = philox.random_raw(len(part) * blocks * 4).astype("<u8", copy=False).view("<u2")
-        kept = words.reshape(len(part), blocks * WORDS)[:, :columns] >= threshold
-        np.negative(kept.view(np.int8), out=part)
+        np.greater_equal(words.reshape(len(part), blocks * WORDS)[:, :columns], threshold, out=part.view(np.bool_))
+        np.negative(part, out=part)
 
 
 @cache
