@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .cases import HEADLINE
+from .cases import HEADLINE, SWEEPS
 from .providers import BASELINE, LIMIT, OURS
 
 CASE = ["case", "direction", "dtype"]
@@ -109,10 +109,14 @@ class Growth:
 
 
 def sweep(rows: pd.DataFrame, over: str) -> pd.DataFrame:
-    """The rows of a sweep over T, B or H, in order, without CUDA graphs."""
+    """The rows of a sweep over T, B or H, in order, without CUDA graphs: none of fewer than three sizes.
+
+    A shape may belong to two sweeps.
+    """
     found = timed(rows)
-    found = found[(found.group == over) & ~found.provider.str.endswith(GRAPH) & ~found.provider.str.endswith(" rate")]
-    return found.sort_values(["provider", "dtype", over])
+    found = found[(found.group == over) | found.case.isin([case.name for case in SWEEPS[over]])]
+    found = found[(found.direction == "train") & ~found.provider.str.endswith(GRAPH) & ~found.provider.str.endswith(" rate")]
+    return found.sort_values(["provider", "dtype", over])[: len(found) * (found[over].nunique() >= 3)]
 
 
 def growth(rows: pd.DataFrame, over: str) -> list[Growth]:

@@ -92,6 +92,13 @@ class Case:
         return total
 
 
+SWEEPS = {  # by what grows
+    "T": [Case("T", T, 32, 128, 128) for T in (16, 32, 64, 128, 256, 512, 1024, 2048)],
+    "B": [Case("B", 64, B, 256, 256) for B in (1, 4, 16, 64, 256)],
+    "H": [Case("H", 64, 32, H, H) for H in (32, 64, 128, 256, 512, 1024, 2048)],
+}
+
+
 def select(device: str, quick: bool, wanted: list[str]) -> list[Case]:
     """The cases of a run, the most important first. `wanted`: words of which a case's group or name must contain one."""
     cases = list(_quick(device) if quick else _whole(device))
@@ -107,7 +114,7 @@ def _quick(device: str) -> Iterator[Case]:
     yield replace(headline[2], direction="forward")
     if device == "cuda":
         yield replace(headline[4], dtype="bf16")
-    yield from (Case("T", T, 32, 128, 128) for T in (16, 64, 256))
+    yield from (case for case in SWEEPS["T"] if case.T in (16, 64, 256))
     yield replace(headline[2], group="dropout", hidden_dropout=0.0, recurrent_dropout=0.2, mask_scope="sequence")
 
 
@@ -122,9 +129,7 @@ def _whole(device: str) -> Iterator[Case]:
     yield replace(one, group="network", layers=2)
     yield replace(one, group="network", bidirectional=True)
     yield replace(one, group="network", input_grad=True)
-    sweeps = [Case("T", T, 32, 128, 128) for T in (16, 32, 64, 128, 256, 512, 1024, 2048)]
-    sweeps += [Case("B", 64, B, 256, 256) for B in (1, 4, 16, 64, 256)]
-    sweeps += [Case("H", 64, 32, H, H) for H in (32, 64, 128, 256, 512, 1024, 2048)]
+    sweeps = [case for sweep in SWEEPS.values() for case in sweep]
     yield from sweeps
     if device == "cuda":
         for dtype in ("tf32", "bf16", "fp16"):

@@ -108,7 +108,7 @@ def _plain(axis: Any) -> None:
 
 def _swept(rows: pd.DataFrame, over: str) -> list[tuple[str, pd.DataFrame]]:
     found = analysis.sweep(rows, over)
-    found = found[(found.dtype == "fp32") & (found.direction == "train")]
+    found = found[found.dtype == "fp32"]
     names = analysis.by_importance(list(found.provider.unique()))
     return [(name, found[found.provider == name]) for name in names]
 

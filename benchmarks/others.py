@@ -19,7 +19,7 @@ def adapters() -> list[Provider]:
         Provider(
             "Keras SimpleRNN",
             Keras,
-            "rate",
+            "recurrent",
             "keras.layers.SimpleRNN(recurrent_dropout), PyTorch backend; one mask a sequence",
             _one_layer_of("keras"),
             slow=True,
@@ -78,20 +78,6 @@ class Keras(Model):
     def gradients(self) -> tuple[Tensor, Tensor]:
         kernel, recurrent, _ = [variable.value.grad for variable in self.layer.trainable_variables]
         return kernel.t(), recurrent.t()
-
-    def drop_rate(self, x: Tensor) -> float:
-        """Where the recurrent matrix is the identity and nothing else enters, h_1 is 0 where the state was dropped."""
-        kernel, recurrent, bias = [variable.value for variable in self.layer.trainable_variables]
-        before = [value.detach().clone() for value in (kernel, recurrent, bias)]
-        with torch.no_grad(), self.keras.device(self._device()):
-            kernel.zero_()
-            bias.zero_()
-            recurrent.copy_(torch.eye(len(recurrent)))
-            ones = torch.ones(x.shape[1], len(recurrent), dtype=x.dtype, device=x.device)
-            output = self.layer(x.transpose(0, 1)[:, :1], initial_state=ones, training=True)
-            for value, old in zip((kernel, recurrent, bias), before, strict=True):
-                value.copy_(old)
-        return float((output == 0).float().mean())
 
 
 class _Projected(Model):

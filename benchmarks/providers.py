@@ -26,7 +26,8 @@ Unfit = Callable[[Case, str], str]
 class Provider:
     """A contender.
 
-    masks: "same", it takes a seed and drops what the mask stream says; "rate", it drops at the right rate; "none".
+    masks: "same", it takes a seed and drops what the mask stream says; "none"; or the kinds of dropout of which it draws its
+    own, "hidden", "recurrent" or both. One that has only recurrent dropout takes the case's rate whatever its kind.
     unfit: why it cannot run a case on a device, or "". slow: its preparation takes long (only cases for everyone have it).
     captured: the step is replayed as a CUDA graph.
     """
@@ -62,10 +63,6 @@ class Model(nn.Module):
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Those of the first layer's w_ih (H, I) and w_hh (H, H)."""
         raise NotImplementedError
-
-    def drop_rate(self, x: Tensor) -> float:
-        """The share of units dropped in the output of x."""
-        return float((self(x) == 0).float().mean())
 
 
 class Whole(Model):
@@ -220,12 +217,17 @@ def everyone() -> list[Provider]:
     found = [
         Provider(OURS, _rnndrop, "same", "rnndrop.RNN, strategy 'auto'"),
         Provider(BASELINE, _plain, "none", "torch.nn.RNN, no dropout at all"),
-        Provider("nn.RNN + nn.Dropout", _followed_by_dropout, "rate", "dropout on the output, not fed back", _needs_hidden),
-        Provider("loop", Loop, "rate", "a loop of nn.RNNCell and nn.Dropout"),
+        Provider("nn.RNN + nn.Dropout", _followed_by_dropout, "hidden", "dropout on the output, not fed back", _needs_hidden),
+        Provider("loop", Loop, "hidden recurrent", "a loop of nn.RNNCell and nn.Dropout"),
         Provider(LIMIT, Products, "none", "the bare matrix products of the same layer, outputs preallocated"),
-        Provider("loop, one mask", _loop_one_mask, "rate", "the loop with one mask a sequence", _needs_step),
+        Provider("loop, one mask", _loop_one_mask, "hidden recurrent", "the loop with one mask a sequence", _needs_step),
         Provider(
-            "loop, compiled", _compiled, "rate", "the loop, its step under torch.compile", _needs_step_compiled, slow=True
+            "loop, compiled",
+            _compiled,
+            "hidden recurrent",
+            "the loop, its step under torch.compile",
+            _needs_step_compiled,
+            slow=True,
         ),
         *[_strategy(name) for name in functional.STRATEGIES if name != "auto"],
         *others.adapters(),

@@ -22,7 +22,7 @@ METHOD = """\
 - All contenders of a case alternate within one process, in a new random order each round; a ratio is the median of the rounds'
   ratios.
 - Before it is timed each provider is checked: equal to nn.RNN with every dropout at 0, outputs and gradients; then the masks of
-  a seed against a plain float64 loop, or the drop rate of those that draw their own masks. On a CPU the check has twelve steps.
+  a seed against a plain float64 loop, or the drop rate of those that draw their own masks.
 - A training step is forward, `output.sum()` as the loss (which costs least) and backward. The input needs no gradient unless
   the case says so. Hidden dropout is 0.2 with a fresh mask a step unless the case says so. nn.RNN has no dropout at all,
   nn.RNN + nn.Dropout drops the output only: neither does what rnndrop does; the loops do.

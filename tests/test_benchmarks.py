@@ -182,14 +182,21 @@ def test_wrong_values_give_an_error_and_no_time(tmp_path: Path, change: Any, rea
     assert reason in rows.reason["broken"] and np.isnan(rows.median_s["broken"]) and rows.samples["broken"] == ""
 
 
-def test_wrong_drop_rate_is_caught() -> None:
+@pytest.mark.parametrize("scope", ["step", "sequence"])
+@pytest.mark.parametrize("kind", ["hidden", "recurrent"])
+def test_wrong_drop_rate_is_caught(kind: str, scope: str) -> None:
+    """Of each kind while the other is right."""
+
+    rate = f"{kind}_dropout"
+
     def build(case: Case, rnn: nn.RNN) -> nn.Module:
-        return providers.Loop(replace(case, hidden_dropout=case.hidden_dropout * 1.5), rnn)
+        return providers.Loop(replace(case, **{rate: getattr(case, rate) * 1.5}), rnn)
 
     x = torch.randn(12, 16, 5)
-    case = replace(TINY, T=12, B=16, H=64)
-    with pytest.raises(check.Wrong, match=r"drops 0\.3"):
-        check.check(Provider("wrong rate", build, "rate", ""), case, providers.source(case, "cpu"), x)
+    case = replace(TINY, T=12, B=16, H=64, recurrent_dropout=0.2, mask_scope=scope)
+    check.check(provider("loop"), case, providers.source(case, "cpu"), x)
+    with pytest.raises(check.Wrong, match=rf"drops 0\.[23]\d* of the units by {kind} dropout"):
+        check.check(Provider("wrong rate", build, "hidden recurrent", ""), case, providers.source(case, "cpu"), x)
 
 
 def test_wrong_mask_is_caught() -> None:
@@ -372,6 +379,14 @@ def test_growth_finds_the_line(tmp_path: Path) -> None:
     (line,) = analysis.growth(results.read(tmp_path), "T")
     assert line.constant_s == pytest.approx(2e-3) and line.per_step_s == pytest.approx(1e-4) and line.r2 == pytest.approx(1)
     assert 0.9 < line.exponent < 1
+
+
+def test_a_shape_of_two_sweeps_is_measured_once_and_in_both(tmp_path: Path) -> None:
+    whole = cases.select("cpu", False, ["T T", "H T64"])
+    assert [case.group for case in whole if case.name == "T64-B32-I128-H128"] == ["T"]
+    rows = [results.Row(case.name, OURS, "train", "fp32", case.group, "ok", T=case.T, B=case.B, H=case.H) for case in whole]
+    results.append(tmp_path, rows)
+    assert {over: len(analysis.sweep(results.read(tmp_path), over)) for over in "TBH"} == {"T": 8, "B": 0, "H": 7}
 
 
 def test_the_report_contradicts_auto(tmp_path: Path) -> None:
