@@ -63,25 +63,25 @@ def forward(
     output, x = result.view(-1, len(w_hh)), input.reshape(-1, input.shape[-1])
     _ = torch.mm(x, w_ih.t(), out=output) if bias is None else torch.addmm(bias, x, w_ih.t(), out=output)
     from_h0 = _scaled(w_hh.t(), recurrent)
-    from_h = _scaled(from_h0, hidden)
+    from_h = _scaled(from_h0, hidden)  # of what has no scale yet
     activate, drop = _activation(nonlinearity, output), _dropper(h0, recurrent)
-    h_n = torch.empty_like(h0)
-    h, h_bits = output[:0], _bits(output[:0])
-    rows = _steps(output, spans), _slices(_values(output), spans), _slices(_bits(output), spans)
+    h_n, h0_bits, first = torch.empty_like(h0), _bits(h0), spans[0][1] - spans[0][0]
+    h, h_bits, weight = h0[:first], h0_bits[:first], from_h0
+    rows = _steps(result, spans), _slices(_values(output), spans), _slices(_bits(output), spans)
     masks = _keeps(hidden, spans, output), _keeps(recurrent, spans, output)
     for a, values, bits, keep, r in zip(*rows, *masks, strict=False):
         if len(bits) != len(h_bits):  # some sequences ended, or some begin, from h0
             carried = min(len(bits), len(h_bits))
             h_n[carried : len(h_bits)] = h[carried:]
             begin = slice(carried, len(bits))
-            a[begin].addmm_(drop(h0[begin], _bits(h0)[begin], r, carried), from_h0)
-            a[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), from_h)
+            a[begin].addmm_(drop(h0[begin], h0_bits[begin], r, carried), from_h0)
+            a[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), weight)
         else:
-            a.addmm_(drop(h, h_bits, r), from_h)
+            a.addmm_(drop(h, h_bits, r), weight)
         activate(values, values)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
-        h, h_bits = a, bits
+        h, h_bits, weight = a, bits, from_h
     h_n[: len(h_bits)] = h
     if hidden is not None:
         output *= hidden.scale
@@ -127,7 +127,8 @@ def backward(
             if size < later_size:  # these sequences began in the step after this
                 grad_h0[size:later_size] = to_earlier(later[size:], later_r, size)
             carried = min(size, later_size)
-            torch.add(g[:carried], to_earlier(later[:carried], later_r), out=total[:carried])
+            if carried:
+                torch.add(g[:carried], to_earlier(later[:carried], later_r), out=total[:carried])
             total[carried:] = g[carried:]  # these end here
             if grad_h_n is not None:
                 total[carried:] += grad_h_n[carried:size]
@@ -228,8 +229,15 @@ def _slices(x: Any, spans: list[Span]) -> list[Any]:
 
 def _steps(x: Tensor, spans: list[Span]) -> list[Tensor]:
     """The rows of each step, in the order of processing."""
+    if x.dim() == 2 and _equal(spans):
+        x = x.view(len(spans), spans[0][1] - spans[0][0], x.shape[1])
     steps = x.unbind(0) if x.dim() == 3 else x.split([stop - start for start, stop in sorted(spans)])
     return list(steps if spans[0] <= spans[-1] else steps[::-1])
+
+
+def _equal(spans: list[Span]) -> bool:
+    """Whether the steps have one number of rows; in a packed sequence it only falls or only rises."""
+    return spans[0][1] - spans[0][0] == spans[-1][1] - spans[-1][0]
 
 
 def _chunks(spans: list[Span], width: int) -> Iterator[tuple[int, int, list[Span]]]:
@@ -252,7 +260,7 @@ def _keeps(mask: Mask | None, spans: list[Span], like: Tensor) -> Iterator[Any]:
 
 def _padded(spans: list[Span], batch: int) -> list[Span]:
     """Where the rows of each step would be if all sequences were of one length."""
-    if spans[0][1] - spans[0][0] == spans[-1][1] - spans[-1][0]:
+    if _equal(spans):
         return spans
     forwards = spans[0] < spans[-1]
     padded = [(t * batch, t * batch + stop - start) for t, (start, stop) in enumerate(spans if forwards else spans[::-1])]
@@ -277,7 +285,7 @@ def _activation(nonlinearity: str, like: Tensor) -> Callable[[Any, Any], Any]:
 
 def _slopes(grad_a: Tensor, output: Tensor, spans: list[Span], scale: float, nonlinearity: str) -> Iterator[Any]:
     """The rows of each step of `grad_a`, filled with scale * f'(a), computed from the output where it was kept."""
-    values, kept = _values(grad_a), output.new_tensor(scale)
+    values, kept = _values(grad_a), output.new_full((), scale)
     for first, last, run in _chunks(spans, output.shape[1]):
         y, slope = output[first:last], grad_a[first:last]
         if nonlinearity == "tanh":

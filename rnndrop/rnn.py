@@ -187,7 +187,8 @@ class RNN(nn.Module):
                 f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
                 stacklevel=2,
             )
-        for names in self._weight_names():
+        self._weight_names = _weight_names(num_layers, bidirectional, bias)
+        for names in self._weight_names:
             layer_input = input_size if names[0].startswith("weight_ih_l0") else hidden_size * self._directions
             shapes = [(hidden_size, layer_input), (hidden_size, hidden_size), (hidden_size,), (hidden_size,)]
             for name, shape in zip(names, shapes, strict=False):
@@ -223,7 +224,7 @@ class RNN(nn.Module):
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
-        return [[getattr(self, name) for name in names] for names in self._weight_names()]
+        return [[getattr(self, name) for name in names] for names in self._weight_names]
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
@@ -348,12 +349,6 @@ class RNN(nn.Module):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _weight_names(self) -> list[list[str]]:
-        """The names of the parameters of each layer and direction, in nn.RNN's order."""
-        kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * self.bias
-        ends = [f"_l{layer}{end}" for layer in range(self.num_layers) for end in ("", "_reverse")[: self._directions]]
-        return [[kind + end for kind in kinds] for end in ends]
-
     # What flatten_parameters of nn.RNNBase reads.
     proj_size = 0
 
@@ -363,7 +358,7 @@ class RNN(nn.Module):
 
     @property
     def _flat_weights_names(self) -> list[str]:
-        return [*chain(*self._weight_names())]
+        return [*chain(*self._weight_names)]
 
     @property
     def _flat_weights(self) -> list[nn.Parameter]:
@@ -508,6 +503,13 @@ class RNNCell(nn.Module):
 
     def extra_repr(self) -> str:
         return _extra_repr(self, {"bias": True, "nonlinearity": "tanh", "hidden_dropout": 0, "recurrent_dropout": 0})
+
+
+def _weight_names(num_layers: int, bidirectional: bool, bias: bool) -> list[list[str]]:
+    """The names of the parameters of each layer and direction, in nn.RNN's order."""
+    kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias
+    ends = [f"_l{layer}{end}" for layer in range(num_layers) for end in ("", "_reverse")[: 1 + bidirectional]]
+    return [[kind + end for kind in kinds] for end in ends]
 
 
 def _stack(states: list[Tensor]) -> Tensor:
