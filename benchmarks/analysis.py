@@ -94,7 +94,8 @@ def held(rows: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Growth:
-    """How a provider's time grows with T, B or H over a sweep.
+    """How a provider's time grows with T, B or H over a sweep: that of the fastest round, because sizes are not timed in turns
+    and what else the machine does would bend the line.
 
     constant_s, per_step_s and r2: of a straight line in T, fitted to relative errors. exponent: of the upper half of a sweep.
     """
@@ -122,7 +123,7 @@ def sweep(rows: pd.DataFrame, over: str) -> pd.DataFrame:
 def growth(rows: pd.DataFrame, over: str) -> list[Growth]:
     found = []
     for (provider, dtype), group in sweep(rows, over).groupby(["provider", "dtype"], sort=False):
-        x, y = group[over].to_numpy(float), group.median_s.to_numpy(float)
+        x, y = group[over].to_numpy(float), group.min_s.to_numpy(float)
         if len(x) < 3:
             continue
         half = slice(len(x) // 2 - (len(x) < 4), None)
@@ -145,5 +146,5 @@ def contradictions(rows: pd.DataFrame) -> pd.DataFrame:
     found = ratios(rows)
     found = found[found.provider.str.startswith(f"{OURS} ") & (found.low > 1.02)]
     chosen = rows[rows.provider == OURS].set_index(CASE).chosen.to_dict()
-    found = found.assign(chosen=[chosen.get(tuple(key), "") for key in found[CASE].to_numpy()])
+    found = found.assign(chosen=pd.Series([chosen.get(tuple(key), "") for key in found[CASE].to_numpy()], found.index, str))
     return found[found.provider != f"{OURS} " + found.chosen]

@@ -122,8 +122,8 @@ def _growth_png(rows: pd.DataFrame, title: str) -> Any:
     for axes, (over, lines) in zip(panels[0], sweeps.items(), strict=True):
         for number, (name, line) in enumerate(lines):
             style = {"color": colour(name), "marker": MARKERS[number % len(MARKERS)][0], "markersize": 5, "linewidth": 1.6}
-            axes.plot(line[over], line.median_s * 1e3, label=name, **style)
-            axes.fill_between(line[over], line.q25_s * 1e3, line.q75_s * 1e3, color=colour(name), alpha=0.15, linewidth=0)
+            axes.plot(line[over], line.min_s * 1e3, label=name, **style)
+            axes.fill_between(line[over], line.min_s * 1e3, line.median_s * 1e3, color=colour(name), alpha=0.15, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         _plain(axes.xaxis)
@@ -133,7 +133,7 @@ def _growth_png(rows: pd.DataFrame, title: str) -> Any:
         axes.grid(color="0.92")
     handles = {label: h for axes in panels[0] for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(0.99, 0.92), frameon=False)
-    figure.suptitle(f"{title}; median and quartiles", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"{title}; fastest round, shaded to the median", x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
     return figure
 
@@ -182,15 +182,11 @@ def _growth_html(rows: pd.DataFrame) -> go.Figure:
     shown: set[str] = set()
     for column, (over, lines) in enumerate(sweeps.items(), 1):
         for number, (name, line) in enumerate(lines):
-            spread = {
-                "array": (line.q75_s - line.median_s) * 1e3,
-                "arrayminus": (line.median_s - line.q25_s) * 1e3,
-                "thickness": 1,
-                "symmetric": False,
-            }
+            to_median = (line.median_s - line.min_s) * 1e3
+            spread = {"array": to_median, "arrayminus": 0 * to_median, "thickness": 1, "symmetric": False}
             marker = {"symbol": MARKERS[number % len(MARKERS)][1], "color": colour(name), "size": 8}
             options = {"name": name, "legendgroup": name, "showlegend": name not in shown, "marker": marker, "error_y": spread}
-            figure.add_scatter(x=line[over], y=line.median_s * 1e3, mode="lines+markers", row=1, col=column, **options)
+            figure.add_scatter(x=line[over], y=line.min_s * 1e3, mode="lines+markers", row=1, col=column, **options)
             shown.add(name)
         figure.update_xaxes(type="log", dtick=0.30103, tickformat="~g", row=1, col=column)
         figure.update_yaxes(type="log", title="training step, ms" if column == 1 else "", row=1, col=column)

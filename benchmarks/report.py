@@ -12,7 +12,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from . import analysis, charts, model, results
-from .cases import HEADLINE, Case
+from .cases import HEADLINE, SWEEPS, Case
 from .providers import BASELINE, LIMIT, OURS
 from .results import NAN
 
@@ -67,7 +67,7 @@ def sections(rows: pd.DataFrame, found: dict[str, Any]) -> Iterator[Section]:
     yield from _not_measured(rows)
     yield _model()
     yield Section("Method", METHOD)
-    yield _environment(found)
+    yield _environment(rows, found)
 
 
 def _headline(rows: pd.DataFrame) -> Iterator[Section]:
@@ -118,14 +118,19 @@ def _other_cases(rows: pd.DataFrame) -> Iterator[Section]:
             aim = f" Of {BASELINE} it takes {mean:.3f} (aim: at most {EVALUATION_AIM})." if mean == mean else ""
             text = f"Time of rnndrop over the other's.{aim}"
             yield Section(f"The same cases, {_direction(direction)}", text, _named(table, "case"))
-    titles = {"dropout": "Kinds of dropout", "network": "Layers, directions, input gradient", "dtype": "Other dtypes"}
+    titles = {"dropout": "Kinds of dropout", "network": "Layers, directions, input gradient"}
     found = analysis.ratios(rows)
     for group, title in titles.items():
-        some = found[(found.group == group) & ~found.provider.str.endswith(analysis.GRAPH)]
-        if not some.empty:
-            table = some.pivot_table("ratio", ["case", "dtype"], "provider", sort=False)
-            table = table[analysis.by_importance(table.columns)].map(_number).reset_index()
-            yield Section(title, "A training step, time of rnndrop over the other's.", table)
+        yield from _ratios(title, found[found.group == group])
+
+
+def _ratios(title: str, found: pd.DataFrame) -> Iterator[Section]:
+    """Ratios of training steps, a row for each case and dtype."""
+    found = found[(found.direction == "train") & ~found.provider.str.endswith(analysis.GRAPH)]
+    if not found.empty:
+        table = found.pivot_table("ratio", ["case", "dtype"], "provider", sort=False)
+        table = table[analysis.by_importance(table.columns)].map(_number).reset_index()
+        yield Section(title, "A training step, time of rnndrop over the other's.", table)
 
 
 def _direction(direction: str) -> str:
@@ -133,6 +138,10 @@ def _direction(direction: str) -> str:
 
 
 def _growth(rows: pd.DataFrame) -> Iterator[Section]:
+    ratios = analysis.ratios(rows)
+    for over in SWEEPS:
+        names = analysis.sweep(rows, over).case.unique()
+        yield from _ratios(f"Growing {over}", ratios[ratios.case.isin(names)].sort_values(over))
     found = [g for over in ("T", "B", "H") for g in analysis.growth(rows, over)]
     if not found:
         return
@@ -148,8 +157,8 @@ def _growth(rows: pd.DataFrame) -> Iterator[Section]:
         }
     )
     text = (
-        "Time of a training step as a power of T, B or H over the upper half of the sweep; over T also the straight line "
-        "through all lengths."
+        "Time of a training step, of its fastest round, as a power of T, B or H over the upper half of the sweep; over T also "
+        "the straight line through all lengths."
     )
     yield Section("Growth", text, table)
     yield Section("", picture="growth.png", figure="How a training step grows")
@@ -230,8 +239,9 @@ def _model() -> Section:
     return Section("Bounds for CUDA, computed", text, pd.DataFrame(lines))
 
 
-def _environment(found: dict[str, Any]) -> Section:
-    flat = {**found, "versions": ", ".join(f"{k} {v}" for k, v in found.get("versions", {}).items())}
+def _environment(rows: pd.DataFrame, found: dict[str, Any]) -> Section:
+    commits = ", ".join(analysis.timed(rows).commit.unique())  # a run may have been gone on with at a later one
+    flat = {**found, "commit": commits, "versions": ", ".join(f"{k} {v}" for k, v in found.get("versions", {}).items())}
     rates = found.get("measured_rates", {})
     flat["measured_rates"] = ", ".join(f"{k} {v:.3g}" for k, v in rates.items())
     table = pd.DataFrame([(k, v) for k, v in flat.items() if v], columns=["what", "value"])

@@ -399,6 +399,7 @@ def test_the_report_contradicts_auto(tmp_path: Path) -> None:
     assert found.provider.to_list() == [f"{OURS} resident"] and found.case.to_list() == ["case1"]
     report.write(folder)
     assert 'Where another strategy was faster than the one "auto" chose' in (folder / "report.md").read_text()
+    assert analysis.contradictions(rows[rows.provider != f"{OURS} resident"]).empty
 
 
 def test_saved_bytes_counts_each_storage_once() -> None:
