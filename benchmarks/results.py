@@ -95,9 +95,11 @@ def finished(folder: Path) -> set[tuple[str, str, str, str]]:
 
 
 def default_folder(device: str) -> Path:
+    """Of a run of today on this device; what another commit measured today stays as it is."""
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return ROOT / "results" / f"{slug}-{datetime.date.today().isoformat()}"
+    folder, now = ROOT / "results" / f"{slug}-{datetime.date.today().isoformat()}", commit()
+    return folder if read_environment(folder).get("commit", now) == now else folder.with_name(f"{folder.name}-{now}")
 
 
 def environment(device: str, arguments: list[str]) -> dict[str, Any]:

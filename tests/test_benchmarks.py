@@ -286,6 +286,17 @@ def test_an_interrupted_run_goes_on_without_repeating(tmp_path: Path) -> None:
     assert not built and (tmp_path / "rows.csv").read_text() == after
 
 
+def test_a_run_goes_on_with_results_of_its_own_commit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "commit", lambda: "new")
+    first = results.default_folder("cpu")
+    first.mkdir(parents=True)
+    results.write_environment(first, {"commit": "new"})
+    assert results.default_folder("cpu") == first
+    results.write_environment(first, {"commit": "old"})
+    assert results.default_folder("cpu") == first.with_name(f"{first.name}-new")
+
+
 def test_what_does_not_fit_the_time_is_deferred_and_made_up_for(tmp_path: Path) -> None:
     late = session(tmp_path)
     late.ends = -1.0
