@@ -199,6 +199,21 @@ def test_wrong_drop_rate_is_caught(kind: str, scope: str) -> None:
         check.check(Provider("wrong rate", build, "hidden recurrent", ""), case, providers.source(case, "cpu"), x)
 
 
+def test_wrong_drop_rate_is_caught_where_only_recurrent_dropout_is_had() -> None:
+    """Of a case with hidden dropout."""
+
+    def build(factor: float, case: Case, rnn: nn.RNN) -> nn.Module:
+        rate = factor * (case.recurrent_dropout or case.hidden_dropout)
+        return providers.Loop(replace(case, hidden_dropout=0.0, recurrent_dropout=rate), rnn)
+
+    x = torch.randn(12, 16, 5)
+    case = replace(TINY, T=12, B=16, H=64)
+    right, wrong = (Provider("recurrent only", functools.partial(build, factor), "recurrent", "") for factor in (1.0, 1.5))
+    check.check(right, case, providers.source(case, "cpu"), x)
+    with pytest.raises(check.Wrong, match=r"drops 0\.[23]\d* of the units by recurrent dropout"):
+        check.check(wrong, case, providers.source(case, "cpu"), x)
+
+
 def test_wrong_mask_is_caught() -> None:
     def build(case: Case, rnn: nn.RNN) -> nn.Module:
         model = provider(OURS).build(case, rnn)
