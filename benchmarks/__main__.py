@@ -30,44 +30,69 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="The most important cases, in five minutes.")] = False,
     wanted: Annotated[list[str] | None, typer.Option("--cases", help="Words of a case's group or name; repeatable.")] = None,
     names: Annotated[list[str] | None, typer.Option("--providers", help="Names of providers; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results; one that has some is gone on with.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time to spend. Default: 40, or 5 with --quick.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of the results; one that has some is gone on with.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Time to spend. Default: 40, or 5 with --quick.")] = None,
 ) -> None:
     """Measure rnndrop beside what people use today, and write a report."""
     if context.invoked_subcommand:
         return
-    kind = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
+    kind = _kind(device)
+    contenders, chosen = _named(names or []), cases.select(kind, quick, wanted or [])
+    if not chosen:
+        raise typer.BadParameter(f"no case has one of {', '.join(wanted or [])} in its group or name", param_hint="--cases")
     folder = out or results.default_folder(kind)
-    folder.mkdir(parents=True, exist_ok=True)
     if kind == "cpu":
         memory.limit_to_available()
-    ends = time.monotonic() + (minutes or MINUTES[quick]) * 60 * MARGIN
+    ends = time.monotonic() + (MINUTES[quick] if minutes is None else minutes) * 60 * MARGIN
+    stopped = False
     try:
-        runner.run(session(folder, kind, ends), cases.select(kind, quick, wanted or []), _named(names or []))
+        runner.run(session(folder, kind, ends), chosen, contenders)
     except KeyboardInterrupt:
-        typer.echo("Stopped. The same command goes on from here.")
+        stopped = True
+        typer.echo(f"Stopped. The same command with --out {folder} goes on from here.")
     report.write(folder)
     typer.echo(f"{folder / 'report.md'}, report.html")
+    if stopped:
+        raise typer.Exit(130)
+
+
+Results = Annotated[Path, typer.Argument(exists=True, file_okay=False)]
 
 
 @app.command("compare")
-def compare_command(before: Path, after: Path) -> None:
+def compare_command(before: Results, after: Results) -> None:
     """Tell what got faster or slower between two result folders, and whether that is more than noise."""
-    typer.echo(compare.text(before, after))
+    try:
+        typer.echo(compare.text(before, after))
+    except (FileNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.command("report")
-def report_command(folder: Path) -> None:
+def report_command(folder: Results) -> None:
     """Write the report of a result folder again."""
     report.write(folder)
 
 
+def _kind(device: Device | None) -> str:
+    there = torch.cuda.is_available()
+    if device is Device.cuda and not there:
+        raise typer.BadParameter("PyTorch finds no CUDA device", param_hint="--device")
+    return device.value if device else "cuda" if there else "cpu"
+
+
 def session(folder: Path, device: str, ends: float) -> runner.Session:
-    """A session on this machine, its environment written to the folder."""
+    """A session on this machine, its environment written to the folder if that has none yet."""
     watch = timer.stopwatch(device)
     found = results.environment(device, sys.argv[1:])
-    rates = limits.measured_rates(device, watch)
-    results.write_environment(folder, {**found, "measured_rates": rates})
+    if differ := results.differences(folder, found):
+        raise typer.BadParameter(f"{folder} has results of another {' and '.join(differ)}", param_hint="--out")
+    folder.mkdir(parents=True, exist_ok=True)
+    rates = results.read_environment(folder).get("measured_rates") or limits.measured_rates(device, watch)
+    if not results.read_environment(folder):
+        results.write_environment(folder, {**found, "measured_rates": rates})
     versions = " ".join(f"{name}={version}" for name, version in found["versions"].items())
     facts = {"device": found["device"], "driver": found["driver"], "versions": versions, "commit": found["commit"]}
     return runner.Session(folder, device, watch, ends, facts, rates)

@@ -1,7 +1,8 @@
 """A provider is shown to be right before it is timed; what is wrong gets an error and no time.
 
-With every dropout at 0 it must equal nn.RNN, outputs and gradients. One that takes a seed must then drop exactly what the mask
-stream says (a plain loop in float64 is the judge), and one that draws its own masks must drop at the right rate.
+With every dropout at 0 it must equal nn.RNN, outputs and all gradients. One that takes a seed must then drop exactly what the
+mask stream says (a plain loop in float64 is the judge). Called without a seed, as it is timed, each must drop at the right
+rate, scale what it keeps, and have other masks for each sequence and call.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from rnndrop import dropout_mask
 from .cases import Case
 from .graph import capture
 from .limits import Products
-from .providers import LIMIT, Model, Provider, Whole, source, weights
+from .providers import Model, Provider, Whole, source, weights
 
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 6e-2, "fp16": 1e-2}  # of the largest value; rounding adds up over steps
 SEED = 20
-REPEATS = 8  # of a measured drop rate
+REPEATS = 4  # calls whose masks are looked at
 
 
 class Wrong(Exception):
@@ -31,38 +32,42 @@ class Wrong(Exception):
 
 def check(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
     """Raise :class:`Wrong` unless the provider computes the case."""
-    if provider.name.startswith(LIMIT):
+    if provider.build is Products:
         return _check_products(provider, case, rnn, x)
     if getattr(provider.build, "diagonal", False):
         rnn = _diagonal(rnn)
     if case.direction == "inference":  # of the case's own model: evaluation must drop nothing
         with torch.no_grad():
-            return _compare(case, "in evaluation", [_build(provider, case, rnn).eval()(x)], [rnn(x)[0]])
+            expected = {"the output": rnn(x)[0]}
+            return _compare(case, "in evaluation", {"the output": _build(provider, case, rnn).eval()(x)}, expected)
     _check_without_dropout(provider, case, rnn, x)
     if provider.masks == "same":
-        _compare(case, "with dropout", _results(_build(provider, case, rnn), x, SEED), judge(case, rnn, x, SEED))
-    elif provider.masks != "none":
-        _check_rates(provider, case, rnn, x)
+        right = judge(case, rnn, x, SEED)
+        _compare(case, "with dropout", _results(_build(provider, case, rnn), case, x, SEED), right)
+    _check_drawn_masks(provider, case, x)
     return None
 
 
 def _check_products(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
     products = provider.build(case, rnn)
     assert isinstance(products, Products)
-    products(x)
     layer = products.layers[0]
-    _compare(case, "of the products", [layer.a], [x @ layer.w_ih.t() + layer.h @ layer.w_hh.t()])
+    expected = x @ layer.w_ih.t() + layer.h @ layer.w_hh.t()
+    products(x)
+    _compare(case, "of the products", {"the output": layer.a}, {"the output": expected})
 
 
 def _check_without_dropout(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
-    expected = _results(Whole(rnn), x)
+    expected = _results(Whole(rnn), case, x)
+    if getattr(provider.build, "diagonal", False):
+        expected = {name: torch.diag(v.diagonal()) if "w_hh" in name else v for name, v in expected.items()}
     model = _build(provider, case.without_dropout(), rnn)
-    _compare(case, "without dropout", _results(model, x), expected)
+    _compare(case, "without dropout", _results(model, case, x), expected)
     if provider.captured:
-        found: list[Tensor] = []
+        found: dict[str, Tensor] = {}
 
         def step(static: Tensor) -> None:
-            found[:] = _results(model, static)
+            found.update(_results(model, case, static))
 
         capture(step, torch.zeros_like(x))(x)
         _compare(case, "in a CUDA graph", found, expected)
@@ -74,59 +79,90 @@ def _build(provider: Provider, case: Case, rnn: nn.RNN) -> Model:
     return model.train()
 
 
-def _results(model: Model, x: Tensor, seed: int | None = None) -> list[Tensor]:
-    """The output and the gradients of the first layer's weights."""
+def _results(model: Model, case: Case, x: Tensor, seed: int | None = None) -> dict[str, Tensor]:
+    """The output and the gradients: of every weight, and of the input where the case has it."""
     model.zero_grad(set_to_none=True)
+    x = x.detach().requires_grad_(case.input_grad)
     output = model(x, seed=seed)
-    _loss(output).backward()
-    return [output, *model.gradients()]
+    (output * _loss_weights(output)).sum().backward()
+    return _named(output, model.gradients(), x.grad)
 
 
-def _loss(output: Tensor) -> Tensor:
-    """A weighted sum of the output; the weights are the same for all."""
+def _named(output: Tensor, gradients: list[list[Tensor | None]], of_input: Tensor | None) -> dict[str, Tensor]:
+    found = {"the output": output, "the gradient of x": of_input}
+    for number, group in enumerate(gradients):
+        for name, gradient in zip(("w_ih", "w_hh", "b_ih", "b_hh"), group, strict=True):
+            found[f"the gradient of {name}[{number}]"] = gradient
+    return {name: value.detach() for name, value in found.items() if value is not None}
+
+
+def _loss_weights(output: Tensor) -> Tensor:
+    """Of the sum that is differentiated: the same for all."""
     numbers = torch.arange(output.numel(), device=output.device, dtype=torch.float64).view(output.shape)
-    return (output * torch.cos(numbers).to(output.dtype)).sum()
+    return torch.cos(numbers).to(output.dtype)
 
 
-def _check_rates(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
-    """The share of units dropped, of each kind of dropout that the provider draws."""
-    independent = x.shape[1] * case.H * REPEATS  # at least this many: a mask may serve a whole sequence
+def _check_drawn_masks(provider: Provider, case: Case, x: Tensor) -> None:
+    """The masks of a call without a seed, of each kind of dropout that the provider has."""
+    kinds = ["hidden", "recurrent"] if provider.masks == "same" else provider.masks.split()
     rates = {"hidden": case.hidden_dropout, "recurrent": case.recurrent_dropout}
-    if provider.masks == "recurrent":
+    if kinds == ["recurrent"]:
         rates["recurrent"] = rates["recurrent"] or rates["hidden"]
-    for kind, share in {"hidden": _zeros, "recurrent": _forgotten}.items():
-        p = rates[kind]
-        if p and kind in provider.masks.split():
-            found = statistics.mean(share(provider, case, rnn, x))
-            if not abs(found - p) <= 6 * math.sqrt(p * (1 - p) / independent) + 1 / 256:
-                raise Wrong(f"drops {found:.3f} of the units by {kind} dropout, not {p}")
+    for kind, check_kind in {"hidden": _check_hidden, "recurrent": _check_recurrent}.items():
+        if kind in kinds and rates[kind]:
+            check_kind(provider, case, x, rates[kind])
 
 
-@torch.no_grad()
-def _zeros(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> list[float]:
-    """Shares of the outputs that hidden dropout made 0."""
-    model = _build(provider, case, rnn)
-    return [float((model(x) == 0).double().mean()) for _ in range(REPEATS)]
+def _check_masks(kind: str, p: float, calls: list[Tensor]) -> None:
+    """`calls`: what each dropped, bool (..., B, H). Masks have the rate, and differ between sequences and calls."""
+    found = statistics.mean(float(dropped.double().mean()) for dropped in calls)
+    independent = calls[0][0].numel() * len(calls)  # at least this many: a mask may serve a whole sequence
+    if not abs(found - p) <= 6 * math.sqrt(p * (1 - p) / independent) + 1 / 256:
+        raise Wrong(f"drops {found:.3f} of the units by {kind} dropout, not {p}")
+    if all(torch.equal(dropped, calls[0]) for dropped in calls):
+        raise Wrong(f"has the same mask of {kind} dropout in every call")
+    if calls[0].shape[1] > 1 and all(torch.equal(dropped, dropped[:, :1].expand_as(dropped)) for dropped in calls):
+        raise Wrong(f"has the same mask of {kind} dropout for every sequence")
 
 
-@torch.no_grad()
-def _forgotten(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> list[float]:
-    """Shares of the states that recurrent dropout kept from the next step.
+def _constant(case: Case, device: str, recurrent: float) -> nn.RNN:
+    """A network that adds 1 in every unit, whatever its input, and its own state times `recurrent`."""
+    rnn = source(case, device)
+    with torch.no_grad():
+        for name, weight in rnn.named_parameters():
+            weight.fill_(1.0 if name.startswith("bias_ih") else 0.0)
+            if name.startswith("weight_hh"):
+                weight.fill_diagonal_(recurrent)
+    return rnn
 
-    They are where the second step is above 0, tanh(1 - 4 r_2 h_1) with h_1 = tanh(1).
-    """
+
+def _check_hidden(provider: Provider, case: Case, x: Tensor, p: float) -> None:
+    """Outputs are 0 where dropped, tanh(1)/(1-p) where kept, and so are the gradients."""
+    model = _build(provider, case, _constant(case, x.device.type, 0.0))
+    outputs = [model(x).detach() for _ in range(REPEATS - 1)]
+    last = _results(model, case, x)
+    outputs.append(last["the output"])
+    _check_masks("hidden", p, [output == 0 for output in outputs])
+    for output in outputs:
+        _compare(case, "kept by dropout", {"the output": output}, {"the output": (output != 0) * (math.tanh(1) / (1 - p))})
+    slope = (1 - math.tanh(1) ** 2) / (1 - p)
+    of_bias = ((outputs[-1] != 0) * _loss_weights(outputs[-1]).double() * slope).sum((0, 1)).chunk(case.directions)
+    first = (case.layers - 1) * case.directions
+    expected = {f"the gradient of b_ih[{first + direction}]": gradient for direction, gradient in enumerate(of_bias)}
+    _compare(case, "with its own masks", last, expected)
+
+
+def _check_recurrent(provider: Provider, case: Case, x: Tensor, p: float) -> None:
+    """A state is dropped where the second step is above 0: it is tanh(1 - 4 r_2 h_1), and h_1 = tanh(1)."""
     hidden = case.hidden_dropout if provider.masks == "recurrent" else 0.0
     alone = replace(case, T=2, layers=1, bidirectional=False, hidden_dropout=hidden)
-    probe = source(alone, x.device.type)
-    for name, weight in probe.named_parameters():
-        weight.fill_(1.0 if name == "bias_ih_l0" else 0.0)
-    probe.get_parameter("weight_hh_l0").fill_diagonal_(-4.0)
-    model = _build(provider, alone, probe)
-    return [float((model(x.new_zeros(2, *x.shape[1:]))[1] > 0).double().mean()) for _ in range(REPEATS)]
+    model = _build(provider, alone, _constant(alone, x.device.type, -4.0))
+    _check_masks("recurrent", p, [model(x.new_zeros(2, *x.shape[1:]))[1:] > 0 for _ in range(REPEATS)])
 
 
-def _compare(case: Case, when: str, found: list[Tensor], expected: list[Tensor]) -> None:
-    for name, f, e in zip(("the output", "the gradient of w_ih", "the gradient of w_hh"), found, expected, strict=False):
+def _compare(case: Case, when: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, e in expected.items():
+        f = found.get(name)
         if f is None or f.shape != e.shape:
             raise Wrong(f"{name} {when} has shape {None if f is None else tuple(f.shape)}, not {tuple(e.shape)}")
         f, e = f.double(), e.double()
@@ -136,11 +172,11 @@ def _compare(case: Case, when: str, found: list[Tensor], expected: list[Tensor])
             raise Wrong(f"{name} {when} is off by {off:.1e} of its largest value, more than {TOLERANCE[case.dtype]}")
 
 
-def judge(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> list[Tensor]:
-    """Output and first weight gradients by a plain loop in float64 with the masks of the stream."""
+def judge(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> dict[str, Tensor]:
+    """Output and gradients by a plain loop in float64 with the masks of the stream."""
     groups = [[weight.double().requires_grad_() for weight in group] for group in weights(rnn)]
     T, B, _ = x.shape
-    y = x.double()
+    x = y = x.detach().double().requires_grad_(case.input_grad)
     for layer in range(case.layers):
         if layer and case.dropout_between:
             parts = y.chunk(case.directions, -1)
@@ -152,8 +188,8 @@ def judge(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> list[Tensor]:
             for direction in range(case.directions)
         ]
         y = torch.cat(outputs, -1)
-    _loss(y).backward()
-    return [y, groups[0][0].grad, groups[0][1].grad]  # type: ignore[list-item]
+    (y * _loss_weights(y)).sum().backward()
+    return _named(y, [[weight.grad for weight in group] for group in groups], x.grad)
 
 
 def _judge_layer(case: Case, x: Tensor, group: list[Tensor], seed: int, layer: int, direction: int) -> Tensor:

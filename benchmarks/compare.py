@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from . import results
+from . import analysis, results
 from .providers import BASELINE
+from .results import KEY
 
-KEY = ["case", "direction", "dtype", "provider"]
 TOLERANCE = 0.05  # of a change, below which none is claimed: memory layout and clocks differ between two processes
 CONFIDENCE = 0.99
 FEWEST = 5  # rounds
@@ -27,12 +27,12 @@ DRAWS = 2000
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """A row for each measurement that both have: its change, the interval of that, and a verdict."""
-    series = [_series(rows) for rows in (before, after)]
+    times = [_times(rows) for rows in (before, after)]
     found = []
-    for key in sorted(series[0].keys() & series[1].keys()):
-        (old, old_paired), (new, new_paired) = series[0][key], series[1][key]
-        if old_paired != new_paired:
-            old, new = _absolute(before, key), _absolute(after, key)
+    for key in sorted(times[0].keys() & times[1].keys()):
+        (old, old_base), (new, new_base) = times[0][key], times[1][key]
+        if key[-1] != BASELINE and len(old_base) and len(new_base):
+            old, new = old - old_base, new - new_base
         change = _change(old, new)
         if key[-1] == BASELINE and change["verdict"] in ("slower", "faster"):
             change["verdict"] = f"machine {change['verdict']}"
@@ -40,25 +40,17 @@ def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*KEY, "change", "low", "high", "verdict"])
 
 
-def _series(rows: pd.DataFrame) -> dict[tuple[str, ...], tuple[np.ndarray, bool]]:
-    """Logarithms of the seconds by round, less those of the baseline where it was timed in the same rounds."""
+def _times(rows: pd.DataFrame) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
+    """Logarithms of the seconds by round, and those of the baseline in the same rounds, if it was there."""
     timed = rows[(rows.status == "ok") & (rows.runs > 0)]
-    baselines = {row.block: _logs(row) for row in timed.itertuples() if row.provider == BASELINE}
-    found = {}
-    for row in timed.itertuples():
-        logs, base = _logs(row), baselines.get(row.block)
-        paired = row.provider != BASELINE and base is not None and len(base) == len(logs)
-        found[tuple(str(getattr(row, name)) for name in KEY)] = (logs - base if paired and base is not None else logs, paired)
-    return found
+    return {
+        tuple(str(getattr(row, name)) for name in KEY): (_logs(row.samples), _logs(row.beside.get(BASELINE, "")))
+        for row in timed.itertuples()
+    }
 
 
-def _absolute(rows: pd.DataFrame, key: tuple[str, ...]) -> np.ndarray:
-    match = rows[(rows[KEY] == list(key)).all(axis=1)]
-    return _logs(next(match.itertuples()))
-
-
-def _logs(row: Any) -> np.ndarray:
-    return np.log([float(s) for s in str(row.samples).split()])
+def _logs(samples: str) -> np.ndarray:
+    return np.log(analysis.seconds(samples))
 
 
 def _change(old: np.ndarray, new: np.ndarray) -> dict[str, object]:
@@ -82,10 +74,15 @@ def _change(old: np.ndarray, new: np.ndarray) -> dict[str, object]:
 
 
 def text(before: Path, after: Path) -> str:
-    """The comparison as a table: what changed, and how many did not."""
+    """The comparison as a table: what changed, and how many did not. FileNotFoundError where a folder has no results."""
+    for folder in (before, after):
+        if not (folder / "rows.csv").exists():
+            raise FileNotFoundError(f"{folder} has no rows.csv")
     found = compare(results.read(before), results.read(after))
+    machines = [_machine(results.read_environment(folder)) for folder in (before, after)]
+    of = f"Before: {machines[0]}. After: {machines[1]}.\n\n"
     if found.empty:
-        return "The two results have no measurement in common."
+        return of + "The two results have no measurement in common."
     counts = ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
     changed = found[~found.verdict.isin(["unchanged", "too few runs"])].sort_values("change", ascending=False)
     rows = [
@@ -94,4 +91,13 @@ def text(before: Path, after: Path) -> str:
     ]
     head = ["case", "pass", "dtype", "provider", "time after / before", f"{CONFIDENCE:.0%} interval", "verdict"]
     table = "\n\n" + tabulate(rows, head, tablefmt="github", disable_numparse=True) if rows else ""
-    return f"{counts}. Times are relative to {BASELINE} in the same round where it was timed along.{table}"
+    width = float(np.median(np.sqrt(found.high / found.low)))
+    return (
+        f"{of}{counts}. Times are relative to {BASELINE} in the same round if it was timed along. Half of the intervals reach "
+        f"at most {width - 1:.0%} to either side: a smaller change cannot be told from noise; one below {TOLERANCE:.0%} is not "
+        f"claimed.{table}"
+    )
+
+
+def _machine(found: dict[str, Any]) -> str:
+    return f"{found.get('device', 'unknown device')}, commit {found.get('commit') or 'unknown'}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import re
 import resource
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ def peak_bytes(run: Callable[[], object], device: str) -> float:
 
 
 def limit_to_available() -> None:
-    """Let allocations beyond the free memory fail in this process, which can then report them."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (free, hard))
+    """Let allocations beyond the free memory fail in this process, which can then report them; on Linux, which tells it."""
+    told = Path("/proc/meminfo")
+    available = re.search(r"^MemAvailable:\s*(\d+) kB", told.read_text(), re.MULTILINE) if told.exists() else None
+    if available:
+        free, hard = int(available[1]) * 1024, resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (free if hard == resource.RLIM_INFINITY else min(free, hard), hard))

@@ -1,8 +1,9 @@
 """What the CUDA strategies must do, counted, and how fast data sheets allow it. Computed, never measured.
 
-A bound is the largest of bytes over bandwidth and operations over rate, phase by phase (input product, forward sequence,
-backward sequence, weight gradients), where the sequence has only the multiprocessors that its programs fill. Launches, barriers
-between multiprocessors and latency are in no data sheet: they come on top, and at small sizes they decide.
+A bound is the larger of two times. One is that of the operations, phase by phase (input product, forward sequence, backward
+sequence, weight gradients), where the sequence has only the multiprocessors that its programs fill. The other is that of the
+bytes that must go through device memory whatever the cache holds between the phases. Launches, barriers between
+multiprocessors and latency are in no data sheet: they come on top, and at small sizes they decide.
 """
 
 from __future__ import annotations
@@ -70,24 +71,18 @@ def cost(case: Case, strategy: str, gpu: Gpu) -> Cost:
     sequence = max(rate, gpu.tf32 / 3) if strategy != "stepwise" and case.dtype == "fp32" else rate
     traffic, work = _bytes(case, strategy, gpu), _flops(case)
     phases = ["input", "forward", "backward", "weights"] if train else ["input", "forward"]
-    bound = 0.0
-    for phase in phases:
-        speed = share * sequence if phase in ("forward", "backward") else rate
-        bound += max(traffic[phase] / gpu.bandwidth, work[phase] / speed)
+    speed = {"forward": share * sequence, "backward": share * sequence}
+    bound = max(least_bytes(case) / gpu.bandwidth, sum(work[phase] / speed.get(phase, rate) for phase in phases))
     moved, done = (sum(table[phase] for phase in phases) for table in (traffic, work))
     return Cost(strategy, gpu.name, _launches(case, strategy), moved, done, bound, reason)
 
 
 def least_bytes(case: Case) -> float:
-    """What any implementation moves at least: inputs, weights and outputs once, and their gradients once."""
-    size, rows = SIZE[case.dtype], case.T * case.B
-    total = 0.0
-    for number, width in enumerate(case.layer_inputs):
-        once = rows * (width + case.H) + case.H * (width + case.H)
-        needs_dx = number >= case.directions or case.input_grad
-        train = case.direction == "train"
-        total += size * (once + train * (once + rows * case.H + needs_dx * rows * width))
-    return total
+    """What any implementation moves at least: the input, the weights, the last outputs and the gradients once."""
+    rows, train = case.T * case.B, case.direction == "train"
+    weights = sum(case.H * (width + case.H) for width in case.layer_inputs)
+    numbers = rows * (case.I * (1 + train * case.input_grad) + case.H * case.directions) + weights * (1 + train)
+    return float(SIZE[case.dtype] * numbers)
 
 
 def _bytes(case: Case, strategy: str, gpu: Gpu) -> dict[str, float]:

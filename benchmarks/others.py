@@ -24,7 +24,14 @@ def adapters() -> list[Provider]:
             _one_layer_of("keras"),
             slow=True,
         ),
-        Provider("FlashRNN", FlashRNN, "none", "flashrnn, function 'elman', no dropout", _one_layer_of("flashrnn", cuda=True)),
+        Provider(
+            "FlashRNN",
+            FlashRNN,
+            "none",
+            "flashrnn, function 'elman', no dropout; it compiles and tunes itself for each shape",
+            _one_layer_of("flashrnn", cuda=True),
+            slow=True,
+        ),
         Provider(
             "haste IndRNN",
             Haste,
@@ -75,9 +82,9 @@ class Keras(Model):
         with self.keras.device(self._device()):
             return cast(Tensor, self.layer(x.transpose(0, 1), training=self.training)).transpose(0, 1)
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        kernel, recurrent, _ = [variable.value.grad for variable in self.layer.trainable_variables]
-        return kernel.t(), recurrent.t()
+    def gradients(self) -> list[list[Tensor | None]]:
+        kernel, recurrent, bias = [variable.value.grad for variable in self.layer.trainable_variables]
+        return [[kernel.t(), recurrent.t(), bias, bias]]
 
 
 class _Projected(Model):
@@ -96,8 +103,8 @@ class _Projected(Model):
     def recurrence(self, xw: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        return cast(Tensor, self.w_ih.grad), cast(Tensor, self.w_hh.grad)
+    def gradients(self) -> list[list[Tensor | None]]:
+        return [[self.w_ih.grad, self.w_hh.grad, self.bias.grad, self.bias.grad]]
 
 
 class FlashRNN(_Projected):
@@ -148,5 +155,6 @@ class Haste(Model):
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
         return self.rnn(x)[0]
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        return self.rnn.kernel.grad.t(), torch.diag(self.rnn.recurrent_scale.grad)
+    def gradients(self) -> list[list[Tensor | None]]:
+        bias = self.rnn.bias.grad
+        return [[self.rnn.kernel.grad.t(), torch.diag(self.rnn.recurrent_scale.grad), bias, bias]]

@@ -28,7 +28,7 @@ class Provider:
 
     masks: "same", it takes a seed and drops what the mask stream says; "none"; or the kinds of dropout of which it draws its
     own, "hidden", "recurrent" or both. One that has only recurrent dropout takes the case's rate whatever its kind.
-    unfit: why it cannot run a case on a device, or "". slow: its preparation takes long (only cases for everyone have it).
+    unfit: why it cannot run a case on a device, or "". slow: it or its preparation takes long; only cases for everyone have it.
     captured: the step is replayed as a CUDA graph.
     """
 
@@ -60,8 +60,8 @@ class Model(nn.Module):
         """The output (T, B, D*H) of x (T, B, I)."""
         raise NotImplementedError
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """Those of the first layer's w_ih (H, I) and w_hh (H, H)."""
+    def gradients(self) -> list[list[Tensor | None]]:
+        """Those of w_ih (H, I), w_hh (H, H), b_ih and b_hh (H) of each layer in each direction; one bias has both."""
         raise NotImplementedError
 
 
@@ -76,8 +76,8 @@ class Whole(Model):
         output = (self.rnn(x, seed=seed) if self.takes_seed else self.rnn(x))[0]
         return output if self.after is None else self.after(output)
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        return cast(Tensor, self.rnn.weight_ih_l0.grad), cast(Tensor, self.rnn.weight_hh_l0.grad)
+    def gradients(self) -> list[list[Tensor | None]]:
+        return [[weight.grad for weight in group] for group in cast(nn.RNN, self.rnn).all_weights]
 
 
 class Named(Model):
@@ -93,8 +93,8 @@ class Named(Model):
         options = self.options if self.training else self.options | {"hidden_dropout": 0.0, "recurrent_dropout": 0.0}
         return functional.rnn_layer(x, h0, *self.parameters_, seed=seed, **options)[0]
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        return cast(Tensor, self.parameters_[0].grad), cast(Tensor, self.parameters_[1].grad)
+    def gradients(self) -> list[list[Tensor | None]]:
+        return [[weight.grad for weight in self.parameters_]]
 
 
 class Step(nn.Module):
@@ -150,9 +150,9 @@ class Loop(Model):
             outputs.append(h)
         return torch.stack(outputs[::-1] if reverse else outputs)
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        cell = cast(nn.RNNCell, self.steps[0].cell)
-        return cast(Tensor, cell.weight_ih.grad), cast(Tensor, cell.weight_hh.grad)
+    def gradients(self) -> list[list[Tensor | None]]:
+        cells = [cast(nn.RNNCell, step.cell) for step in self.steps]
+        return [[cell.weight_ih.grad, cell.weight_hh.grad, cell.bias_ih.grad, cell.bias_hh.grad] for cell in cells]
 
 
 def _rnndrop(case: Case, rnn: nn.RNN) -> nn.Module:

@@ -20,9 +20,9 @@ AIMS = {BASELINE: 0.85, "nn.RNN + nn.Dropout": 0.6, "loop": 0.4}  # of the geome
 EVALUATION_AIM = 1.02
 METHOD = """\
 - All contenders of a case alternate within one process, in a new random order each round; a ratio is the median of the rounds'
-  ratios.
+  ratios. What a resumed run adds is timed in turns with rnndrop and nn.RNN again, and compared with these times of theirs.
 - Before it is timed each provider is checked: equal to nn.RNN with every dropout at 0, outputs and gradients; then the masks of
-  a seed against a plain float64 loop, or the drop rate of those that draw their own masks.
+  a seed against a plain float64 loop; then, called as it is timed, the drop rate, the scale and that masks differ.
 - A training step is forward, `output.sum()` as the loss (which costs least) and backward. The input needs no gradient unless
   the case says so. Hidden dropout is 0.2 with a fresh mask a step unless the case says so. nn.RNN has no dropout at all,
   nn.RNN + nn.Dropout drops the output only: neither does what rnndrop does; the loops do.
@@ -81,7 +81,11 @@ def _headline(rows: pd.DataFrame) -> Iterator[Section]:
         yield Section(f"A training step with dropout inside, {dtype}", text, _named(table, "case"))
         table = analysis.headline(rows, dtype=dtype, graph=True)
         if not table.empty:
-            yield Section(f"The same as CUDA graphs, {dtype}", "Without the host's launches.", _named(table, "case"))
+            yield Section(
+                f"The same as CUDA graphs, {dtype}",
+                "The host launches a copy of the input and one graph.",
+                _named(table, "case"),
+            )
 
 
 def _aims(table: pd.DataFrame) -> str:
@@ -187,10 +191,12 @@ def _contradictions(rows: pd.DataFrame) -> Iterator[Section]:
         return
     found = analysis.contradictions(rows)
     if found.empty:
-        yield Section(title, "Nowhere, by more than 2%, in what was measured.")
+        yield Section(title, "Nowhere in what was measured.")
         return
-    table = found[["case", "direction", "dtype", "chosen", "provider", "ratio"]].rename(columns={"ratio": "auto / other"})
-    yield Section(title, "", table.map(_number))
+    names = {"direction": "pass", "provider": "faster", "ratio": "auto / it", "low": "lower quartile", "high": "upper quartile"}
+    table = found[["case", "direction", "dtype", "chosen", "provider", "ratio", "low", "high"]].rename(columns=names)
+    text = "Each case where the median of the rounds' ratios is above 1; quartiles on both sides of 1 are noise."
+    yield Section(title, text, table.map(_number))
 
 
 def _absolute(rows: pd.DataFrame) -> Section:
@@ -233,8 +239,10 @@ def _model() -> Section:
                 lines.append(line)
     text = (
         "Computed, not measured: a training step on CUDA can take no less than this by the data sheets (dense rates of the SXM "
-        'boards), launches, barriers and latency not counted. Bytes go through device memory (A100\'s cache); "no" is a shape '
-        "that the strategy refuses there. Formulas in benchmarks/model.py."
+        "boards): the operations at the rate of the multiprocessors that the strategy fills, and inputs, weights, outputs and "
+        "gradients once through device memory. Launches, barriers and latency come on top. MB is what the strategy moves where "
+        "nothing but a step's working set stays in the cache (A100's); \"no\" is a shape that it refuses there. Formulas in "
+        "benchmarks/model.py."
     )
     return Section("Bounds for CUDA, computed", text, pd.DataFrame(lines))
 
@@ -255,7 +263,8 @@ def _markdown(parts: list[Section], machine: str) -> str:
         lines += [f"## {part.title}"] if part.title else []
         lines += [part.text] if part.text else []
         if part.table is not None:
-            lines.append(tabulate(part.table.to_numpy().tolist(), list(part.table.columns), "github", disable_numparse=True))
+            cells = [[str(cell).replace("|", r"\|") for cell in row] for row in part.table.to_numpy().tolist()]
+            lines.append(tabulate(cells, list(part.table.columns), "github", disable_numparse=True))
         lines += [f"![{part.figure}]({part.picture})"] if part.picture else []
     return "\n\n".join(lines) + "\n"
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +22,8 @@ import torch
 ROOT = Path(__file__).parent
 PACKAGES = ("torch", "triton", "numpy", "keras", "flashrnn", "haste_pytorch", "xma")
 NAN = float("nan")
+KEY = ["case", "direction", "dtype", "provider"]
+HEADER = {"direction": "pass"}  # the column of a field, where Python reserves the word
 
 
 @dataclass
@@ -28,7 +32,8 @@ class Row:
 
     status: "ok"; "error", failed or wrong; "skipped", cannot run here; "deferred", did not fit the time (a resumed run
     tries it again).
-    block: rows timed together, round by round, have the same. samples: the seconds of each round.
+    direction: the pass, and the column "pass". block: rows timed together, round by round, have the same. samples: the
+    seconds of each round.
     """
 
     case: str
@@ -62,29 +67,49 @@ class Row:
     samples: str = ""
 
 
+COLUMNS = [HEADER.get(field.name, field.name) for field in fields(Row)]
+
+
 def append(folder: Path, rows: list[Row]) -> None:
     """Add rows to the folder's rows.csv, on disk when this returns."""
     path = folder / "rows.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        if new:
-            writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    whole = whole_lines(path)
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.truncate(len(whole))
+        file.seek(len(whole))
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        if not whole:
+            writer.writerow(COLUMNS)
+        writer.writerows(asdict(row).values() for row in rows)
+        file.write(text.getvalue().encode())
         file.flush()
         os.fsync(file.fileno())
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The rows of a folder, the last of each case, pass, dtype and provider; none if it has none yet."""
-    path = folder / "rows.csv"
-    if not path.exists():
-        return pd.DataFrame(columns=[field.name for field in fields(Row)])
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    """The rows of a folder, the last of each case, pass, dtype and provider; none if it has none yet.
+
+    Beside their fields, `beside` has the samples of each provider that was timed in the same rounds, for these may have been
+    timed again since. Raises ValueError where rows.csv is no such table.
+    """
+    whole = whole_lines(folder / "rows.csv").decode()
+    rows = pd.read_csv(io.StringIO(whole or ",".join(COLUMNS)), dtype=str, keep_default_na=False)
+    if list(rows.columns) != COLUMNS:
+        raise ValueError(f"{folder / 'rows.csv'} has other columns than the rows of a benchmark")
+    rows = rows.rename(columns={column: name for name, column in HEADER.items()})
     for field in fields(Row):
         if field.type in ("float", "int"):
             rows[field.name] = pd.to_numeric(rows[field.name], errors="coerce")
-    return rows.drop_duplicates(["case", "direction", "dtype", "provider"], keep="last").reset_index(drop=True)
+    blocks = {block: dict(zip(g.provider, g.samples, strict=True)) for block, g in rows[rows.block != ""].groupby("block")}
+    rows["beside"] = [blocks.get(block, {}) for block in rows.block]
+    return rows.drop_duplicates(KEY, keep="last").reset_index(drop=True)
+
+
+def whole_lines(path: Path) -> bytes:
+    """What a file has, without a last line that a killed run did not finish."""
+    found = path.read_bytes() if path.exists() else b""
+    return found[: found.rfind(b"\n") + 1]
 
 
 def finished(folder: Path) -> set[tuple[str, str, str, str]]:
@@ -102,11 +127,17 @@ def default_folder(device: str) -> Path:
     return folder if read_environment(folder).get("commit", now) == now else folder.with_name(f"{folder.name}-{now}")
 
 
+def differences(folder: Path, found: dict[str, Any]) -> list[str]:
+    """In what the environment of a folder's results is another than the one found, so that the two do not mix."""
+    old = read_environment(folder)
+    return [name for name in ("device", "driver", "versions", "commit") if old and old.get(name) != found[name]]
+
+
 def environment(device: str, arguments: list[str]) -> dict[str, Any]:
     """The machine and the software, as far as they bear on speed."""
     threads = torch.get_num_threads()
     found: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks", *arguments]),
+        "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
         "date": datetime.date.today().isoformat(),
         "device": f"{threads} thread{'s' * (threads > 1)} of {cpu_name()}",
         "python": platform.python_version(),
@@ -127,7 +158,9 @@ def environment(device: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def write_environment(folder: Path, found: dict[str, Any]) -> None:
-    (folder / "environment.json").write_text(json.dumps(found, indent=2) + "\n")
+    new = folder / "environment.json.new"
+    new.write_text(json.dumps(found, indent=2) + "\n")
+    new.replace(folder / "environment.json")
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
@@ -153,7 +186,8 @@ def commit() -> str:
             return ""
 
     head = git("rev-parse", "--short", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)rnndrop", ":(top)kernels")
+    code = [":(top)rnndrop", ":(top)kernels", ":(top)benchmarks/*.py"]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return head + "-dirty" * bool(head and changed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import itertools
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,11 @@ from .cases import Case
 from .check import check
 from .graph import capture
 from .limits import set_precision
-from .providers import BASELINE, OURS, Provider, choice, source
+from .providers import BASELINE, OURS, Provider, choice, everyone, source
 from .results import Row
 from .timer import Stopwatch, alternate, describe
 
+REFERENCES = (OURS, BASELINE, f"{OURS}, graph")  # of ratios
 INPUTS = 4  # rotated, so that no contender finds its input in the cache because of itself
 LEAST, MOST = 3, 40  # rounds of a case
 
@@ -66,10 +68,18 @@ def run(session: Session, cases: Sequence[Case], providers: Sequence[Provider], 
     """Measure what the folder does not have yet, sharing the time that is left among the cases that are."""
     done = results.finished(session.folder)
 
-    def missing(case: Case) -> list[Provider]:
-        return [p for p in providers if (case.name, case.direction, case.dtype, p.name) not in done]
+    def is_done(case: Case, provider: str) -> bool:
+        return (case.name, case.direction, case.dtype, provider) in done
 
-    work = [(case, missing(case)) for case in cases if missing(case)]
+    def missing(case: Case) -> list[Provider]:
+        return [p for p in providers if not is_done(case, p.name)]
+
+    def beside(case: Case, missed: list[Provider]) -> list[Provider]:
+        """What the missing ones are compared with, which must be timed in the same rounds: again, if that is done."""
+        fit = any(not unfit(p, case, session.device) for p in missed)
+        return [p for p in everyone() if fit and p.name in REFERENCES and is_done(case, p.name)]
+
+    work = [(case, missed + beside(case, missed)) for case in cases if (missed := missing(case))]
     bar = tqdm(total=len(work), unit="case", disable=not progress, dynamic_ncols=True)
     for number, (case, missed) in enumerate(work):
         bar.set_description(f"{case.group}: {case.name} {case.dtype} {case.direction}")
@@ -112,7 +122,7 @@ def measure(session: Session, case: Case, providers: Sequence[Provider], share: 
 
 
 def unfit(provider: Provider, case: Case, device: str) -> str:
-    slow = "slow to prepare: timed with the headline's cases only" if provider.slow and not case.everyone else ""
+    slow = "takes long: timed with some of the headline's cases only" if provider.slow and not case.everyone else ""
     return provider.unfit(case, device) or slow
 
 
@@ -121,14 +131,40 @@ def _prepared(session: Session, case: Case, provider: Provider) -> Iterator[Cont
     try:
         rnn = source(case, session.device)
         inputs = [torch.randn(case.T, case.B, case.I, device=session.device).to(case.torch_dtype) for _ in range(INPUTS)]
+        first = _first_call(session, case, provider, rnn, inputs[0])
         check(provider, case, rnn, inputs[0])
-        yield _contender(session, case, provider, rnn, inputs)
+        contender = _contender(session, case, provider, rnn, inputs)
+        contender.row.first_call_s = first
+        yield contender
     except Exception as error:
-        # A strategy asked for by name says by a ValueError why it cannot run.
-        status = "skipped" if isinstance(error, ValueError) and "cannot run" in str(error) else "error"
-        session.write(session.row(case, provider.name, status, describe(error)))
+        session.write(session.row(case, provider.name, "skipped" if refuses(error) else "error", describe(error)))
+        if session.device == "cuda":
+            _probe(session)
     finally:
         gc.collect()
+
+
+def _probe(session: Session) -> None:
+    """After an error: whether the device still works, so that it is not held against those that follow."""
+    try:
+        torch.randn(1, device=session.device).item()
+    except Exception as error:
+        raise RuntimeError("the device fails after the last error in rows.csv; start again to go on without it") from error
+
+
+def refuses(error: Exception) -> bool:
+    """Whether it is a strategy's, asked for by name, that says why it cannot run."""
+    return isinstance(error, ValueError) and bool(re.match(r"strategy '\w+' cannot run", str(error)))
+
+
+def _first_call(session: Session, case: Case, provider: Provider, rnn: nn.RNN, x: Tensor) -> float:
+    """Seconds of the very first, which may compile."""
+    once = step(case, provider.build(case, rnn).train(case.direction != "inference"))
+    start = session.clock()
+    once(x.detach().clone().requires_grad_(case.input_grad))
+    if session.device == "cuda":
+        torch.cuda.synchronize()
+    return session.clock() - start
 
 
 def _contender(session: Session, case: Case, provider: Provider, rnn: nn.RNN, inputs: list[Tensor]) -> Contender:
@@ -138,11 +174,7 @@ def _contender(session: Session, case: Case, provider: Provider, rnn: nn.RNN, in
     row.chosen = choice(layer, inputs[0])
     for x in inputs:
         x.requires_grad_(case.input_grad)
-    start = session.clock()
     once(inputs[0])
-    if session.device == "cuda":
-        torch.cuda.synchronize()
-    row.first_call_s = session.clock() - start
     if case.direction == "train" and not provider.captured:
         known = [*layer.parameters(), *layer.buffers(), *inputs]
         row.saved_bytes = memory.saved_bytes(lambda: layer(inputs[0]), known)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 pytest.importorskip("pandas", reason="the bench extra is not installed")
 pytest.importorskip("plotly", reason="the bench extra is not installed")
 
+import typer
 from typer.testing import CliRunner
 
 from benchmarks import __main__ as command
@@ -38,6 +40,11 @@ class FakeStopwatch:
     def time(self, run: timer.Run, number: int) -> float:
         run(number)
         return 1e-3
+
+
+class SlowStopwatch:
+    def time(self, run: timer.Run, number: int) -> float:
+        return 3 * FakeStopwatch().time(run, number)
 
 
 def session(folder: Path) -> runner.Session:
@@ -159,8 +166,26 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert done.exit_code == 0, done.output
     assert set(results.read(tmp_path).provider) == {BASELINE, OURS}
     assert "T50-B1-I32-H64" in (tmp_path / "report.md").read_text()
-    wrong = CliRunner().invoke(command.app, ["--providers", "nobody", "--out", str(tmp_path)])
-    assert wrong.exit_code == 2 and "nobody" in wrong.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--providers", "nobody", "--out", "{}/new"],
+        ["--cases", "nothing", "--out", "{}/new"],
+        ["--minutes", "-1", "--out", "{}/new"],
+        ["--out", __file__],
+        ["compare", "{}/new", "{}"],
+        ["compare", "{}", "{}"],
+        ["report", "{}/new"],
+        *([] if torch.cuda.is_available() else [["--device", "cuda", "--out", "{}/new"]]),
+    ],
+    ids=" ".join,
+)
+def test_wrong_arguments_leave_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    wrong = CliRunner().invoke(command.app, [argument.format(tmp_path) for argument in arguments])
+    assert wrong.exit_code == 2, wrong.output
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- right before fast
@@ -212,6 +237,93 @@ def test_wrong_drop_rate_is_caught_where_only_recurrent_dropout_is_had() -> None
     check.check(right, case, providers.source(case, "cpu"), x)
     with pytest.raises(check.Wrong, match=r"drops 0\.[23]\d* of the units by recurrent dropout"):
         check.check(wrong, case, providers.source(case, "cpu"), x)
+
+
+class Own(providers.Whole):
+    """nn.RNN and a dropout of its own."""
+
+    def __init__(self, rnn: nn.RNN, drop: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(providers._copy(rnn))
+        self.drop = drop
+
+    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+        y = super().forward(x)
+        return self.drop(y) if self.training else y
+
+
+def drawn(*shape: int) -> Tensor:
+    return (torch.rand(shape) >= 0.2) / 0.8
+
+
+FIXED = drawn(12, 16, 64)
+
+
+@pytest.mark.parametrize(
+    ("drop", "reason"),
+    [
+        (lambda y: y * drawn(12, 16, 64), ""),
+        (lambda y: y * drawn(12, 1, 64), "for every sequence"),
+        (lambda y: y * FIXED, "in every call"),
+        (lambda y: y * (drawn(12, 16, 64) > 0), "kept by dropout"),
+        (lambda y: y if y.requires_grad else y * drawn(12, 16, 64), "drops 0.000"),
+        (lambda y: y + (y * drawn(12, 16, 64) - y).detach(), "the gradient of b_ih"),
+    ],
+    ids=["right", "one for all rows", "one for all calls", "no scale", "not in training", "not in the gradient"],
+)
+def test_masks_of_its_own_are_looked_at(drop: Callable[[Tensor], Tensor], reason: str) -> None:
+    case = replace(TINY, T=12, B=16, H=64)
+    contender = Provider("own", lambda case, rnn: Own(rnn, drop if case.hidden_dropout else torch.clone), "hidden", "")
+    with pytest.raises(check.Wrong, match=reason) if reason else nullcontext():
+        check.check(contender, case, providers.source(case, "cpu"), torch.randn(12, 16, 5))
+
+
+@pytest.mark.parametrize("name", ["b_ih[0]", "b_hh[1]", "w_ih[2]", "w_hh[3]", "x"])
+def test_every_gradient_is_looked_at(name: str) -> None:
+    case = replace(TINY, layers=2, bidirectional=True, input_grad=True)
+
+    def build(case: Case, rnn: nn.RNN) -> nn.Module:
+        model = provider(BASELINE).build(case, rnn)
+        kind, number = (name[:-3], int(name[-2])) if name != "x" else ("", 0)
+        if kind:
+            position = ("w_ih", "w_hh", "b_ih", "b_hh").index(kind)
+            model.rnn.all_weights[number][position].register_hook(torch.zeros_like)  # type: ignore[union-attr, index]
+        else:
+            forward = model.forward
+            model.forward = lambda x, seed=None: forward(x.detach() + 0 * x)  # type: ignore[method-assign]
+        return model
+
+    with pytest.raises(check.Wrong, match=re.escape(f"the gradient of {name} ")):
+        check.check(Provider("broken", build, "none", ""), case, providers.source(case, "cpu"), torch.randn(4, 3, 5))
+
+
+def test_dropout_only_with_a_seed_is_caught() -> None:
+    def build(case: Case, rnn: nn.RNN) -> nn.Module:
+        model, plain = provider(OURS).build(case, rnn), provider(BASELINE).build(case, rnn)
+        forward = model.forward
+        model.forward = lambda x, seed=None: forward(x, seed=seed) if seed else plain(x)  # type: ignore[method-assign]
+        model.gradients = lambda: [  # type: ignore[method-assign]
+            [a if a is not None else b for a, b in zip(*groups, strict=True)]
+            for groups in zip(providers.Whole.gradients(model), plain.gradients(), strict=True)  # type: ignore[arg-type]
+        ]
+        return model
+
+    with pytest.raises(check.Wrong, match=r"drops 0\.000"):
+        check.check(Provider("seed", build, "same", ""), TINY, providers.source(TINY, "cpu"), torch.randn(4, 3, 5))
+
+
+def test_evaluation_is_judged_before_it_can_spoil_its_input() -> None:
+    def spoil(x: Tensor) -> Tensor:
+        x.zero_()
+        return torch.zeros(4, 3, 16)
+
+    class Spoils(providers.Whole):
+        def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+            return spoil(x)
+
+    case = replace(TINY, direction="inference")
+    contender = Provider("spoils", lambda case, rnn: Spoils(rnn), "none", "")
+    with pytest.raises(check.Wrong, match="in evaluation"):
+        check.check(contender, case, providers.source(case, "cpu"), torch.randn(4, 3, 5))
 
 
 def test_wrong_mask_is_caught() -> None:
@@ -310,6 +422,49 @@ def test_a_run_goes_on_with_results_of_its_own_commit_only(tmp_path: Path, monke
     assert results.default_folder("cpu") == first
     results.write_environment(first, {"commit": "old"})
     assert results.default_folder("cpu") == first.with_name(f"{first.name}-new")
+
+
+def test_what_is_added_later_is_compared_with_its_own_rounds(tmp_path: Path) -> None:
+    runner.run(session(tmp_path), [TINY], [provider(OURS), provider(BASELINE)], progress=False)
+    slow = session(tmp_path)
+    slow.watch = SlowStopwatch()
+    runner.run(slow, [TINY], [provider("loop")], progress=False)
+    rows = results.read(tmp_path)
+    assert len(results.whole_lines(tmp_path / "rows.csv").splitlines()) == 1 + 2 + 3
+    assert set(rows.provider) == {OURS, BASELINE, "loop"} and set(rows.median_s) == {3e-3}
+    assert analysis.ratios(rows).ratio.to_list() == [1.0, 1.0]
+    before = rows[rows.provider == "loop"]
+    late = session(tmp_path)
+    runner.run(late, [TINY], [provider("loop, one mask")], progress=False)
+    rows = results.read(tmp_path)
+    assert set(analysis.ratios(rows).ratio) == {1.0}
+    assert rows[rows.provider == "loop"].samples.to_list() == before.samples.to_list()
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200])
+def test_a_row_cut_short_is_measured_again(tmp_path: Path, cut: int) -> None:
+    contenders = [provider(OURS), provider(BASELINE)]
+    runner.run(session(tmp_path), [TINY], contenders, progress=False)
+    whole = (tmp_path / "rows.csv").read_bytes()
+    (tmp_path / "rows.csv").write_bytes(whole[:-cut])
+    assert len(results.read(tmp_path)) == 1
+    runner.run(session(tmp_path), [TINY], contenders, progress=False)
+    assert set(results.read(tmp_path).provider) == {OURS, BASELINE}
+    (tmp_path / "rows.csv").write_bytes(b"")  # stopped before the first line
+    runner.run(session(tmp_path), [TINY], contenders, progress=False)
+    assert set(results.read(tmp_path).provider) == {OURS, BASELINE}
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="other columns"):
+        results.read(tmp_path)
+
+
+def test_a_folder_holds_one_machine_and_commit(tmp_path: Path) -> None:
+    command.session(tmp_path, "cpu", math.inf)
+    found = results.read_environment(tmp_path)
+    command.session(tmp_path, "cpu", math.inf)
+    results.write_environment(tmp_path, found | {"device": "1 thread of a dream"})
+    with pytest.raises(typer.BadParameter, match="another device"):
+        command.session(tmp_path, "cpu", math.inf)
 
 
 def test_what_does_not_fit_the_time_is_deferred_and_made_up_for(tmp_path: Path) -> None:
@@ -455,7 +610,8 @@ def test_bounds_of_the_model(direction: str) -> None:
         assert cost.flops == case.flops()
         assert cost.bytes >= model.least_bytes(case)
         gpu = next(g for g in model.GPUS if g.name == cost.gpu)
-        assert cost.bound_s >= max(cost.bytes / gpu.bandwidth, cost.flops / max(gpu.fp32, gpu.tf32 / 3)) * 0.99
+        least = max(model.least_bytes(case) / gpu.bandwidth, cost.flops / max(gpu.fp32, gpu.tf32 / 3))
+        assert least * 0.99 <= cost.bound_s <= cost.bytes / gpu.bandwidth + cost.flops / gpu.fp32 * gpu.multiprocessors
     steps = [model.cost(replace(case, T=T), "stepwise", model.GPUS[0]).launches for T in (10, 11)]
     assert steps[1] - steps[0] == (4 if direction == "train" else 2)
     assert model.cost(case, "cooperative", model.GPUS[0]).launches < 10
