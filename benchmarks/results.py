@@ -30,8 +30,8 @@ HEADER = {"direction": "pass"}  # the column of a field, where Python reserves t
 class Row:
     """One measurement. Times are in seconds, memory in bytes.
 
-    status: "ok"; "error", failed or wrong; "skipped", cannot run here; "deferred", did not fit the time (a resumed run
-    tries it again).
+    status: "ok"; "error", failed or wrong; "skipped", cannot run here; "deferred", did not fit the time. A resumed run tries
+    errors and deferred ones again.
     direction: the pass, and the column "pass". block: rows timed together, round by round, have the same. samples: the
     seconds of each round.
     """
@@ -115,7 +115,7 @@ def whole_lines(path: Path) -> bytes:
 def finished(folder: Path) -> set[tuple[str, str, str, str]]:
     """(case, pass, dtype, provider) of what a resumed run need not do again."""
     rows = read(folder)
-    rows = rows[rows.status != "deferred"]
+    rows = rows[rows.status.isin(["ok", "skipped"])]
     return set(zip(rows.case, rows.direction, rows.dtype, rows.provider, strict=True))
 
 
@@ -128,9 +128,9 @@ def default_folder(device: str) -> Path:
 
 
 def differences(folder: Path, found: dict[str, Any]) -> list[str]:
-    """In what the environment of a folder's results is another than the one found, so that the two do not mix."""
+    """In what the machine and software of a folder's results are others than those found; each row has its own commit."""
     old = read_environment(folder)
-    return [name for name in ("device", "driver", "versions", "commit") if old and old.get(name) != found[name]]
+    return [name for name in ("device", "driver", "versions") if old and old.get(name) != found[name]]
 
 
 def environment(device: str, arguments: list[str]) -> dict[str, Any]:

@@ -261,12 +261,12 @@ FIXED = drawn(12, 16, 64)
 @pytest.mark.parametrize(
     ("drop", "reason"),
     [
-        (lambda y: y * drawn(12, 16, 64), ""),
-        (lambda y: y * drawn(12, 1, 64), "for every sequence"),
+        (lambda y: y * drawn(len(y), 16, 64), ""),
+        (lambda y: y * drawn(len(y), 1, 64), "for every sequence"),
         (lambda y: y * FIXED, "in every call"),
-        (lambda y: y * (drawn(12, 16, 64) > 0), "kept by dropout"),
-        (lambda y: y if y.requires_grad else y * drawn(12, 16, 64), "drops 0.000"),
-        (lambda y: y + (y * drawn(12, 16, 64) - y).detach(), "the gradient of b_ih"),
+        (lambda y: y * (drawn(len(y), 16, 64) > 0), "kept by dropout"),
+        (lambda y: y if y.requires_grad else y * drawn(len(y), 16, 64), "drops 0.000"),
+        (lambda y: y + (y * drawn(len(y), 16, 64) - y).detach(), "the gradient of b_ih"),
     ],
     ids=["right", "one for all rows", "one for all calls", "no scale", "not in training", "not in the gradient"],
 )
@@ -458,7 +458,7 @@ def test_a_row_cut_short_is_measured_again(tmp_path: Path, cut: int) -> None:
         results.read(tmp_path)
 
 
-def test_a_folder_holds_one_machine_and_commit(tmp_path: Path) -> None:
+def test_a_folder_holds_one_machine(tmp_path: Path) -> None:
     command.session(tmp_path, "cpu", math.inf)
     found = results.read_environment(tmp_path)
     command.session(tmp_path, "cpu", math.inf)
