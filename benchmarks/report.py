@@ -223,8 +223,8 @@ def _not_measured(rows: pd.DataFrame) -> Iterator[Section]:
     groups = missing.groupby(["status", "provider", "reason"], sort=True).case.agg(["size", "first"]).reset_index()
     table = groups.rename(columns={"size": "cases", "first": "for example"})
     text = (
-        '"skipped" cannot run here, "deferred" did not fit the time, "error" failed or was wrong; a resumed run tries these two '
-        "again."
+        '"skipped" cannot run here, "deferred" did not fit the time, "error" failed or was wrong; a resumed run tries these '
+        "two again."
     )
     yield Section("Not measured, and why", text, table)
 
