@@ -92,8 +92,8 @@ def run(session: Session, cases: Sequence[Case], providers: Sequence[Provider], 
 
 
 def weight(case: Case) -> float:
-    """What a case may take of the time, relative to others: more where everyone is timed and where the products are large."""
-    return 1 + 2 * case.everyone + min(case.flops() / 1e10, 4)
+    """What a case may take of the time, relative to others: more where everyone is timed, for large products and many steps."""
+    return 1 + 2 * case.everyone + min(case.flops() / 1e10, 4) + case.T / 400
 
 
 def measure(session: Session, case: Case, providers: Sequence[Provider], share: float) -> None:
