@@ -46,16 +46,15 @@ def run(
     if kind == "cpu":
         memory.limit_to_available()
     ends = time.monotonic() + (MINUTES[quick] if minutes is None else minutes) * 60 * MARGIN
-    stopped = False
+    here = session(folder, kind, ends)
     try:
-        runner.run(session(folder, kind, ends), chosen, contenders)
+        runner.run(here, chosen, contenders)
     except KeyboardInterrupt:
-        stopped = True
         typer.echo(f"Stopped. The same command with --out {folder} goes on from here.")
-    report.write(folder)
-    typer.echo(f"{folder / 'report.md'}, report.html")
-    if stopped:
-        raise typer.Exit(130)
+        raise typer.Exit(130) from None
+    finally:
+        report.write(folder)
+        typer.echo(f"{folder / 'report.md'}, report.html")
 
 
 Results = Annotated[Path, typer.Argument(exists=True, file_okay=False)]
@@ -87,11 +86,12 @@ def session(folder: Path, device: str, ends: float) -> runner.Session:
     """A session on this machine, its environment written to the folder if that has none yet."""
     watch = timer.stopwatch(device)
     found = results.environment(device, sys.argv[1:])
-    if differ := results.differences(folder, found):
+    old = results.read_environment(folder)
+    if differ := [name for name in results.MACHINE if old and old.get(name) != found[name]]:
         raise typer.BadParameter(f"{folder} has results of another {' and '.join(differ)}", param_hint="--out")
     folder.mkdir(parents=True, exist_ok=True)
-    rates = results.read_environment(folder).get("measured_rates") or limits.measured_rates(device, watch)
-    if not results.read_environment(folder):
+    rates = old["measured_rates"] if old else limits.measured_rates(device, watch)
+    if not old:
         results.write_environment(folder, {**found, "measured_rates": rates})
     versions = " ".join(f"{name}={version}" for name, version in found["versions"].items())
     facts = {"device": found["device"], "driver": found["driver"], "versions": versions, "commit": found["commit"]}

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from .cases import HEADLINE, SWEEPS
-from .providers import BASELINE, LIMIT, OURS
+from .providers import BASELINE, GRAPH, LIMIT, OURS
+from .results import CASE
 
-CASE = ["case", "direction", "dtype"]
 SHAPES = ["T{}-B{}-I{}-H{}".format(*shape) for shape in HEADLINE]
 
 
@@ -50,9 +50,6 @@ def _quotients(mine: pd.Series, other: Any, ours: str) -> np.ndarray:
 def seconds(samples: str) -> np.ndarray:
     """Of each round."""
     return np.array(samples.split(), float)
-
-
-GRAPH = ", graph"  # how the names of steps replayed as CUDA graphs end
 
 
 def headline(rows: pd.DataFrame, direction: str = "train", dtype: str = "fp32", graph: bool = False) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from .providers import Model, Provider, Whole, source, weights
 
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 6e-2, "fp16": 1e-2}  # of the largest value; rounding adds up over steps
 SEED = 20
-REPEATS = 4  # calls whose masks are looked at
+REPEATS = 8  # calls whose masks are looked at
 
 
 class Wrong(Exception):

@@ -80,9 +80,9 @@ def text(before: Path, after: Path) -> str:
             raise FileNotFoundError(f"{folder} has no rows.csv")
     found = compare(results.read(before), results.read(after))
     machines = [_machine(results.read_environment(folder)) for folder in (before, after)]
-    of = f"Before: {machines[0]}. After: {machines[1]}.\n\n"
+    heading = f"Before: {machines[0]}. After: {machines[1]}.\n\n"
     if found.empty:
-        return of + "The two results have no measurement in common."
+        return heading + "The two results have no measurement in common."
     counts = ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
     changed = found[~found.verdict.isin(["unchanged", "too few runs"])].sort_values("change", ascending=False)
     rows = [
@@ -93,9 +93,9 @@ def text(before: Path, after: Path) -> str:
     table = "\n\n" + tabulate(rows, head, tablefmt="github", disable_numparse=True) if rows else ""
     width = float(np.median(np.sqrt(found.high / found.low)))
     return (
-        f"{of}{counts}. Times are relative to {BASELINE} in the same round if it was timed along. Half of the intervals reach "
-        f"at most {width - 1:.0%} to either side: a smaller change cannot be told from noise; one below {TOLERANCE:.0%} is not "
-        f"claimed.{table}"
+        f"{heading}{counts}. Times are relative to {BASELINE} in the same round if it was timed along. Half of the intervals "
+        f"reach at most {width - 1:.0%} to either side: a smaller change cannot be told from noise; one below {TOLERANCE:.0%} "
+        f"is not claimed.{table}"
     )
 
 

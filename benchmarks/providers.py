@@ -18,6 +18,7 @@ from .limits import Products
 BASELINE = "nn.RNN"  # plain, without any dropout: what ratios refer to
 OURS = "rnndrop"
 LIMIT = "matrix products"
+GRAPH = ", graph"  # how the names of steps replayed as CUDA graphs end
 Build = Callable[[Case, nn.RNN], nn.Module]
 Unfit = Callable[[Case, str], str]
 
@@ -246,7 +247,7 @@ def _captured(provider: Provider) -> Provider:
         return provider.unfit(case, device) if device == "cuda" else "CUDA graphs need CUDA"
 
     about = f"{provider.about}, replayed as a CUDA graph"
-    return Provider(f"{provider.name}, graph", provider.build, provider.masks, about, unfit, captured=True)
+    return Provider(provider.name + GRAPH, provider.build, provider.masks, about, unfit, captured=True)
 
 
 def choice(model: nn.Module, x: Tensor) -> str:

@@ -21,8 +21,10 @@ import torch
 
 ROOT = Path(__file__).parent
 PACKAGES = ("torch", "triton", "numpy", "keras", "flashrnn", "haste_pytorch", "xma")
+MACHINE = ("device", "driver", "versions")  # of the environment: what all rows of a folder share; each has its own commit
 NAN = float("nan")
-KEY = ["case", "direction", "dtype", "provider"]
+CASE = ["case", "direction", "dtype"]
+KEY = [*CASE, "provider"]
 HEADER = {"direction": "pass"}  # the column of a field, where Python reserves the word
 
 
@@ -74,15 +76,12 @@ def append(folder: Path, rows: list[Row]) -> None:
     """Add rows to the folder's rows.csv, on disk when this returns."""
     path = folder / "rows.csv"
     whole = whole_lines(path)
-    with path.open("r+b" if path.exists() else "wb") as file:
+    with path.open("a", newline="", encoding="utf-8") as file:
         file.truncate(len(whole))
-        file.seek(len(whole))
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
+        writer = csv.writer(file)
         if not whole:
             writer.writerow(COLUMNS)
         writer.writerows(asdict(row).values() for row in rows)
-        file.write(text.getvalue().encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -125,12 +124,6 @@ def default_folder(device: str) -> Path:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     folder, now = ROOT / "results" / f"{slug}-{datetime.date.today().isoformat()}", commit()
     return folder if read_environment(folder).get("commit", now) == now else folder.with_name(f"{folder.name}-{now}")
-
-
-def differences(folder: Path, found: dict[str, Any]) -> list[str]:
-    """In what the machine and software of a folder's results are others than those found; each row has its own commit."""
-    old = read_environment(folder)
-    return [name for name in ("device", "driver", "versions") if old and old.get(name) != found[name]]
 
 
 def environment(device: str, arguments: list[str]) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from .cases import Case
 from .check import check
 from .graph import capture
 from .limits import set_precision
-from .providers import BASELINE, OURS, Provider, choice, everyone, source
+from .providers import BASELINE, GRAPH, OURS, Provider, choice, everyone, source
 from .results import Row
 from .timer import Stopwatch, alternate, describe
 
-REFERENCES = (OURS, BASELINE, f"{OURS}, graph")  # of ratios
+REFERENCES = (OURS, OURS + GRAPH, BASELINE)  # of ratios
 INPUTS = 4  # rotated, so that no contender finds its input in the cache because of itself
 LEAST, MOST = 3, 40  # rounds of a case
 
@@ -131,11 +131,12 @@ def _prepared(session: Session, case: Case, provider: Provider) -> Iterator[Cont
     try:
         rnn = source(case, session.device)
         inputs = [torch.randn(case.T, case.B, case.I, device=session.device).to(case.torch_dtype) for _ in range(INPUTS)]
-        first = _first_call(session, case, provider, rnn, inputs[0])
+        for x in inputs:
+            x.requires_grad_(case.input_grad)
+        layer = provider.build(case, rnn).train(case.direction != "inference")
+        first_call_s = _first_call(session, step(case, layer), inputs[0])
         check(provider, case, rnn, inputs[0])
-        contender = _contender(session, case, provider, rnn, inputs)
-        contender.row.first_call_s = first
-        yield contender
+        yield _contender(session, case, provider, layer, inputs, first_call_s)
     except Exception as error:
         session.write(session.row(case, provider.name, "skipped" if refuses(error) else "error", describe(error)))
         if session.device == "cuda":
@@ -157,24 +158,22 @@ def refuses(error: Exception) -> bool:
     return isinstance(error, ValueError) and bool(re.match(r"strategy '\w+' cannot run", str(error)))
 
 
-def _first_call(session: Session, case: Case, provider: Provider, rnn: nn.RNN, x: Tensor) -> float:
+def _first_call(session: Session, once: Callable[[Tensor], object], x: Tensor) -> float:
     """Seconds of the very first, which may compile."""
-    once = step(case, provider.build(case, rnn).train(case.direction != "inference"))
     start = session.clock()
-    once(x.detach().clone().requires_grad_(case.input_grad))
+    once(x)
     if session.device == "cuda":
         torch.cuda.synchronize()
     return session.clock() - start
 
 
-def _contender(session: Session, case: Case, provider: Provider, rnn: nn.RNN, inputs: list[Tensor]) -> Contender:
-    layer = provider.build(case, rnn).train(case.direction != "inference")
+def _contender(
+    session: Session, case: Case, provider: Provider, layer: nn.Module, inputs: list[Tensor], first_call_s: float
+) -> Contender:
     once = step(case, layer)
     row = session.row(case, provider.name, "ok")
-    row.chosen = choice(layer, inputs[0])
-    for x in inputs:
-        x.requires_grad_(case.input_grad)
-    once(inputs[0])
+    row.chosen, row.first_call_s = choice(layer, inputs[0]), first_call_s
+    once(inputs[0])  # what was compiled is gone if the check has compiled another
     if case.direction == "train" and not provider.captured:
         known = [*layer.parameters(), *layer.buffers(), *inputs]
         row.saved_bytes = memory.saved_bytes(lambda: layer(inputs[0]), known)

@@ -168,23 +168,33 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "T50-B1-I32-H64" in (tmp_path / "report.md").read_text()
 
 
+def test_a_stop_leaves_a_report_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "limit_to_available", lambda: None)
+    monkeypatch.setattr(runner, "run", stop)
+    stopped = CliRunner().invoke(command.app, ["--device", "cpu", "--out", str(tmp_path)])
+    assert stopped.exit_code == 130 and "--out" in stopped.output
+    assert (tmp_path / "report.md").exists()
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "said"),
     [
-        ["--providers", "nobody", "--out", "{}/new"],
-        ["--cases", "nothing", "--out", "{}/new"],
-        ["--minutes", "-1", "--out", "{}/new"],
-        ["--out", __file__],
-        ["compare", "{}/new", "{}"],
-        ["compare", "{}", "{}"],
-        ["report", "{}/new"],
-        *([] if torch.cuda.is_available() else [["--device", "cuda", "--out", "{}/new"]]),
+        (["--providers", "nobody", "--out", "{}/new"], "nobody"),
+        (["--cases", "nothing", "--out", "{}/new"], "nothing"),
+        (["--minutes", "-1", "--out", "{}/new"], "--minutes"),
+        (["--out", __file__], "file"),
+        (["compare", "{}/new", "{}"], "exist"),
+        (["compare", "{}", "{}"], "rows.csv"),
+        (["report", "{}/new"], "exist"),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda", "--out", "{}/new"], "CUDA")]),
     ],
-    ids=" ".join,
 )
-def test_wrong_arguments_leave_nothing(tmp_path: Path, arguments: list[str]) -> None:
+def test_wrong_arguments_leave_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:
     wrong = CliRunner().invoke(command.app, [argument.format(tmp_path) for argument in arguments])
-    assert wrong.exit_code == 2, wrong.output
+    assert wrong.exit_code == 2 and said in wrong.output, wrong.output
     assert not list(tmp_path.iterdir())
 
 
@@ -312,13 +322,10 @@ def test_dropout_only_with_a_seed_is_caught() -> None:
 
 
 def test_evaluation_is_judged_before_it_can_spoil_its_input() -> None:
-    def spoil(x: Tensor) -> Tensor:
-        x.zero_()
-        return torch.zeros(4, 3, 16)
-
     class Spoils(providers.Whole):
         def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
-            return spoil(x)
+            x.zero_()
+            return torch.zeros(4, 3, 16)
 
     case = replace(TINY, direction="inference")
     contender = Provider("spoils", lambda case, rnn: Spoils(rnn), "none", "")
