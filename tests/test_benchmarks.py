@@ -619,6 +619,8 @@ def test_bounds_of_the_model(direction: str) -> None:
         gpu = next(g for g in model.GPUS if g.name == cost.gpu)
         least = max(model.least_bytes(case) / gpu.bandwidth, cost.flops / max(gpu.fp32, gpu.tf32 / 3))
         assert least * 0.99 <= cost.bound_s <= cost.bytes / gpu.bandwidth + cost.flops / gpu.fp32 * gpu.multiprocessors
+    wide = Case("", 10, 4000, 2000, 16, "bf16", direction)  # of which the bytes decide
+    assert model.cost(wide, "stepwise", model.GPUS[0]).bound_s == model.least_bytes(wide) / model.GPUS[0].bandwidth
     steps = [model.cost(replace(case, T=T), "stepwise", model.GPUS[0]).launches for T in (10, 11)]
     assert steps[1] - steps[0] == (4 if direction == "train" else 2)
     assert model.cost(case, "cooperative", model.GPUS[0]).launches < 10
