@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .cpu import Span
-from .kernels import cooperative, packed_mask, resident, sequence, stepwise, strategy, tanh_dropout
+from .kernels import activation_dropout, cooperative, launch, packed_mask, plan, resident, stepwise
 from .mask import Mask, scale, threshold
 
 RECURRENCES: dict[str, ModuleType] = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
+CELLS = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Kernels:
         xw = x @ w_ih.t() if bias is None else torch.addmm(bias, x, w_ih.t())
         shape, masks, options = self._arguments(xw, hidden, recurrent, spans)
         run = RECURRENCES[self.strategy].forward
-        output = run(xw.view(shape), h0, w_hh, *masks, nonlinearity=nonlinearity, **options)
+        output = run(xw.view(shape), h0, w_hh, *masks, cell=CELLS[nonlinearity], **options)
         rows = output.view(xw.shape)
         return output if output.dim() == input.dim() else rows, rows[_last_rows(spans, len(h0))].clone()
 
@@ -76,7 +77,7 @@ class Kernels:
         shape, masks, options = self._arguments(output, hidden, recurrent, spans)
         run = RECURRENCES[self.strategy].backward
         grad_a, grad_h0 = run(
-            grad_output.reshape(shape), grad_h_n, output.view(shape), w_hh, *masks, nonlinearity=nonlinearity, **options
+            grad_output.reshape(shape), grad_h_n, output.view(shape), w_hh, *masks, cell=CELLS[nonlinearity], **options
         )
         return grad_a.view(output.shape), grad_h0
 
@@ -88,15 +89,15 @@ class Kernels:
         packed = sizes[0] != sizes[-1]
         if packed and self.strategy != "stepwise":
             raise ValueError(f"strategy {self.strategy!r} cannot run: the sequences are of different lengths")
-        if rows.dtype not in strategy.DTYPES:
+        if rows.dtype not in plan.DTYPES:
             raise ValueError(f"strategy {self.strategy!r} cannot run: {rows.dtype} is none of float32, float16, bfloat16")
-        masks = [mask for mask in (hidden, recurrent) if mask is not None]
-        bits = [None if mask is None else mask.keep for mask in (hidden, recurrent)]
-        scales = [1.0 if mask is None else mask.scale for mask in (hidden, recurrent)]
-        scope = "step" if masks and masks[0].per_step else "sequence"
-        options = {"mask_scope": scope, "reverse": reverse, "tf32": _tf32()} | ({"batch_sizes": sizes} if packed else {})
+        masks = [
+            None if mask is None else launch.MaskBits(_compact(mask, sizes) if packed else mask.keep, mask.scale)
+            for mask in (hidden, recurrent)
+        ]
+        options = {"reverse": reverse, "tf32": launch.allows_tf32()} | ({"sizes": sizes} if packed else {})
         shape = tuple(rows.shape) if packed else (len(sizes), sizes[0], rows.shape[1])
-        return shape, (*bits, *scales), options
+        return shape, tuple(masks), options
 
     def recurrent_input(self, output: Tensor, h0: Tensor, recurrent: Mask | None, *, spans: list[Span]) -> Tensor:
         """What entered W_hh at each row, (N, H): the state before it, its dropped elements 0, without the mask's scale."""
@@ -119,26 +120,26 @@ class Kernels:
     def dropout_forward(self, x: Tensor, seed: Tensor, p: float, site: int, *, nonlinearity: str) -> tuple[Tensor, Tensor]:
         """dropout(f(x)) of x (N, H), any strides."""
         y = x.new_empty(x.shape)
-        tanh_dropout.forward(x, seed, threshold(p), scale(p), site, nonlinearity=nonlinearity, out=y)
+        activation_dropout.forward(x, seed, threshold(p), scale(p), site, nonlinearity=nonlinearity, out=y)
         return y, x.new_empty(self.dropout_keep_shape(*x.shape), dtype=self.KEEP)
 
     def dropout_backward(
         self, grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tensor, p: float, site: int, *, nonlinearity: str
     ) -> Tensor:
         """The gradient of x, from y = dropout(f(x))."""
-        return tanh_dropout.backward(grad_y, y, seed, threshold(p), scale(p), site, nonlinearity=nonlinearity)
+        return activation_dropout.backward(grad_y, y, seed, threshold(p), scale(p), site, nonlinearity=nonlinearity)
 
 
-def choose(device: torch.device, H: int, B: int, dtype: torch.dtype, *, packed: bool = False) -> strategy.Choice:
+def choose(device: torch.device, H: int, B: int, dtype: torch.dtype, *, packed: bool = False) -> plan.Choice:
     """What `auto` runs on this CUDA device; on an A100, where tensors are traced for a device that is not there."""
-    if not torch.cuda.is_available():
-        return strategy.choose(H, B, dtype, sequence.A100, packed=packed, tf32=_tf32())
-    with torch.cuda.device(device):
-        return strategy.choose(H, B, dtype, sequence.device_properties(), packed=packed, tf32=_tf32())
+    facts = launch.device_of(device) if torch.cuda.is_available() else launch.A100
+    return plan.choose(H, B, dtype, facts, packed=packed, tf32=launch.allows_tf32())
 
 
-def _tf32() -> bool:
-    return torch.get_float32_matmul_precision() != "highest"
+def _compact(mask: Mask, sizes: list[int]) -> Tensor:
+    """A mask of a padded batch as the rows of packed data."""
+    keep = mask.keep.view(-1, sizes[0], mask.keep.shape[1])
+    return torch.cat([keep[t, :size] for t, size in enumerate(sizes)]) if mask.per_step else mask.keep
 
 
 def _sizes(spans: list[Span]) -> tuple[list[int], bool]:
