@@ -22,6 +22,7 @@ def apply_mask_kernel(
     y_row: tl.int64,
     scale,
     columns,
+    REPEATED: tl.constexpr,  # mask_rows < rows
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -30,7 +31,7 @@ def apply_mask_kernel(
     row = (pid // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = pid % tiles * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows) & (column < columns)
-    keep = kept(bits_ptr, row % mask_rows, column, columns, inside)
+    keep = kept(bits_ptr, row % mask_rows if REPEATED else row, column, columns, inside)
     x = tl.load(x_ptr + row * x_row + column, mask=keep, other=0.0).to(tl.float32)
     tl.store(y_ptr + row * y_row + column, (x * scale).to(y_ptr.dtype.element_ty), mask=inside)
 
@@ -65,6 +66,7 @@ def apply_mask(x: Tensor, mask: MaskBits, *, out: Tensor | None = None) -> Tenso
             y.stride(0),
             mask.scale,
             columns,
+            REPEATED=mask.bits.shape[0] < rows,
             ROWS=ROWS,
             COLUMNS=COLUMNS,
         )

@@ -49,6 +49,11 @@ def unavailable() -> str:
         return f"Triton is not installed: {INSTALL}"
     if _version(triton) < OLDEST_TRITON:
         return f"Triton {triton.__version__} is older than 3.4, the oldest that the kernels run on: {INSTALL}"
+    if not triton.knobs.runtime.interpret:
+        try:
+            _ = triton.runtime.driver.active.get_current_target
+        except RuntimeError as error:
+            return f"Triton finds no device: {error}"
     return ""
 
 
