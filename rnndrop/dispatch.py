@@ -12,6 +12,7 @@ import torch
 from .backends.base import Backend
 from .backends.cpu import Cpu
 from .backends.reference import Reference
+from .kernels import launch, plan
 
 StrategyName = Literal["auto", "cpu", "reference", "resident", "cooperative", "stepwise"]
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
@@ -66,11 +67,16 @@ def _by_name(strategy: str, problem: Problem) -> Choice:
     if strategy == "cpu" and problem.device.type not in ("cpu", "meta"):
         why_not = f"it computes in NumPy, and the input is on {problem.device}"
     if strategy in KERNELS:
-        why_not = kernels_unavailable()
-        if not why_not and strategy != "stepwise" and problem.packed:
-            why_not = "the sequences are of different lengths"
-        if not why_not and problem.dtype == torch.float64:
-            why_not = f"{problem.dtype} is none of float32, float16, bfloat16"
+        why_not = kernels_unavailable() or plan.refusal(
+            strategy,
+            problem.hidden_size,
+            problem.batch,
+            problem.dtype,
+            launch.device_of(problem.device),
+            packed=problem.packed,
+            tf32=launch.allows_tf32(),
+            cell=problem.cell,
+        )
     if why_not:
         raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")
     return Choice(strategy, REASONS[strategy])
@@ -81,8 +87,6 @@ def _on_cuda(problem: Problem) -> Choice:
     if why_not:
         _warn_once(why_not)
         return Choice("reference", f"the kernels cannot run: {REASONS['reference']}", rejected=dict.fromkeys(KERNELS, why_not))
-    from .kernels import launch, plan
-
     found = plan.choose(
         problem.hidden_size,
         problem.batch,
@@ -95,10 +99,9 @@ def _on_cuda(problem: Problem) -> Choice:
     return Choice(found.strategy, found.reason, found.plan, dict(found.rejected))
 
 
+@cache
 def kernels_unavailable() -> str:
     """Why Triton's kernels cannot run here, or ""."""
-    from .kernels import launch
-
     return launch.unavailable()
 
 
