@@ -183,6 +183,7 @@ class RNNBase(nn.Module):
             checked_batch_sizes(batch_sizes, x.shape[0])
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
+        given = hx.unbind(0)
         strategy = resolved("auto", x, steps, self.hidden_size, self.cell)
         both = (steps, steps.backwards())[: self.num_directions]
         # Drawn after all that can be wrong.
@@ -192,20 +193,20 @@ class RNNBase(nn.Module):
             if number and self.dropout:
                 x = dropout_between(x, self.dropout, masks._replace(layer=number - 1), self.num_directions)
             first = number * self.num_directions
-            initial = hx[first : first + self.num_directions]
             if self._dropouts.inside:
+                initial = given[first : first + self.num_directions]
                 x, last = self._layer(x, initial, weights, masks._replace(layer=number), both, strategy)
             else:
                 flat = [w for one in weights for w in one if w is not None]
-                x, h_n = self._torch_layers(x, initial, flat, batch_sizes)
-                last = h_n.unbind(0)
+                x, h_n = self._torch_layers(x, hx.narrow(0, first, self.num_directions), flat, batch_sizes)
+                last = [*h_n.unbind(0)]
             states += last
         return x, states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
     def _layer(
         self,
         x: Tensor,
-        initial: Tensor,
+        initial: Sequence[Tensor],
         weights: Sequence[Weights],
         masks: Masks,
         both: Sequence[Steps],
@@ -242,8 +243,8 @@ class RNNBase(nn.Module):
         each = 4 if self.bias else 2
         parts = [weights[i : i + each] for i in range(0, len(weights), each)]
         every = [Weights(*part) if self.bias else Weights(*part, None, None) for part in parts]
-        for number, one in enumerate(every):
-            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [hx[number]], one, self.cell)
+        for number, (state, one) in enumerate(zip(hx.unbind(0), every, strict=True)):
+            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [state], one, self.cell)
         check_dtype("rnn_layer", x)
         step = self.num_directions
         return x, hx, [every[i : i + step] for i in range(0, len(every), step)]
