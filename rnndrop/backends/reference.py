@@ -25,17 +25,19 @@ class Reference(Backend):
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
     ) -> Gradients:
         """Runs the loop again: it has saved nothing but its output."""
-        bias = layer.weights.bias
-        with torch.enable_grad():
-            leaves = [leaf(v) for v in (layer.input, *layer.weights[:2], *layer.states)]
-            leaves += [] if bias is None else [leaf(bias)]
-            input, w_ih, w_hh, *states = leaves[: 3 + len(layer.states)]
-            weights = Weights(w_ih, w_hh, None, None if bias is None else leaves[-1])
-            masks = as_bool(layer.masks, states[0].shape[1])
-            output, last = reference.layer(input, states, weights, masks, layer.steps, layer.cell)
-        outputs = {y: g for y, g in zip((output, *last), (grad_output, *grad_states), strict=True) if g is not None}
-        grads = torch.autograd.grad(list(outputs), leaves, list(outputs.values()))
-        return Gradients(*grads[:3], None if bias is None else grads[-1], list(grads[3 : 3 + len(states)]))
+        given, grads = layer.weights, (grad_output, *grad_states)
+        biases = [] if given.bias is None else [given.bias]
+        masks, count = as_bool(layer.masks, layer.output.shape[-1]), len(layer.states)
+
+        def run(input: Tensor, w_ih: Tensor, w_hh: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            weights = Weights(w_ih, w_hh, None, *(rest[count:] or [None]))
+            output, last = reference.layer(input, rest[:count], weights, masks, layer.steps, layer.cell)
+            return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
+
+        # Inside an operator torch.autograd records nothing.
+        _, pull = torch.func.vjp(run, layer.input, given.w_ih, given.w_hh, *layer.states, *biases)
+        found = pull(tuple(g for g in grads if g is not None))
+        return Gradients(*found[:3], found[3 + count] if biases else None, list(found[3 : 3 + count]))
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
         return reference.dropout(x, Mask(unpacked(mask.keep, x.shape[1]), mask.scale))
@@ -50,7 +52,3 @@ class Reference(Backend):
 def as_bool(masks: Masks, columns: int) -> Masks:
     """The masks as the loop takes them."""
     return {kind: Mask(unpacked(mask.keep, columns), mask.scale) for kind, mask in masks.items()}
-
-
-def leaf(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_()

@@ -298,6 +298,7 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
     needs = ctx.needs_input_grad
     flags = [needs[0], *needs[2:6], *needs[1]]
     grads = [grad_output, *(grad_states or [None] * states)]
+    given = rest[states : states + keeps]
     found = _backward_operator(
         input,
         rest[:states],
@@ -305,14 +306,16 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
         w_hh,
         b_ih,
         b_hh,
-        rest[states : states + keeps],
+        given,
         *options,
         rest[states + keeps :],
         grads,
         flags,
     )
     of_input, of_w_ih, of_w_hh, of_b_ih, of_b_hh, *of_states = _filled([None] * len(flags), flags, found)
-    return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, [None] * keeps, *[None] * len(options)
+    # torch.library takes a list with a None in it for one argument.
+    of_keeps = None if any(keep is None for keep in given) else [None] * keeps
+    return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, of_keeps, *[None] * len(options)
 
 
 _operator.register_autograd(_gradients, setup_context=_save)
