@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def recurrent_layer(
     Returns:
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
-    columns, rows = states[0].shape[1], input.shape[:-1].numel()
+    columns, rows = states[0].shape[1], math.prod(input.shape[:-1])  # Size.numel() fixes a symbolic size
     per_step, made = dropouts.mask_scope == "step", {}
     for kind in cell.kinds:
         p = getattr(dropouts, f"{kind}_dropout")
