@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type)
 
 
-def cast(tensors: Sequence[Tensor | None], device_type: str) -> Sequence[Tensor | None]:
+def cast(tensors: Sequence[Tensor | None], device_type: str) -> Sequence[Any]:
+    """The tensors as autocast has them; a None stays one."""
     if not autocasts(device_type):
         return tensors
     return [None if x is None else x.to(compute_dtype(x)) for x in tensors]

@@ -133,11 +133,11 @@ def rnn_layer(
     cell, steps = CELLS[f"RNN_{nonlinearity.upper()}"], _steps(input, batch_sizes, bool(direction))
     check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], Weights(*weights), cell)
     check_dtype("rnn_layer", input)
-    strategy, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
+    chosen, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
     if dropouts.inside:
-        form = dispatch.mask_form(strategy, input.device)
+        form = dispatch.mask_form(chosen, input.device)
         masks = Masks(seed_tensor(seed, input.device), steps, form, layer, direction)
-    output, last = recurrent_layer(input, [h_0], Weights(*weights), dropouts, masks, steps, cell, strategy)
+    output, last = recurrent_layer(input, [h_0], Weights(*weights), dropouts, masks, steps, cell, chosen)
     return output, last[0]
 
 

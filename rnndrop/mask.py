@@ -176,7 +176,7 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
-        self.state: dict[str, Any] = {**self.philox.state, "buffer_pos": 4}  # nothing is left in the buffer
+        self.state: Any = {**self.philox.state, "buffer_pos": 4}  # nothing is left in the buffer
         self.counter, self.key = self.state["state"]["counter"], self.state["state"]["key"]
         self.counter[:] = 0
 

@@ -35,9 +35,10 @@ class Reference(Backend):
             return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
 
         # Inside an operator torch.autograd records nothing.
-        _, pull = torch.func.vjp(run, layer.input, given.w_ih, given.w_hh, *layer.states, *biases)
+        pull = torch.func.vjp(run, layer.input, given.w_ih, given.w_hh, *layer.states, *biases)[1]
         found = pull(tuple(g for g in grads if g is not None))
-        return Gradients(*found[:3], found[3 + count] if biases else None, list(found[3 : 3 + count]))
+        input, w_ih, w_hh, *rest = found
+        return Gradients(input, w_ih, w_hh, rest[count] if biases else None, rest[:count])
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
         return reference.dropout(x, Mask(unpacked(mask.keep, x.shape[1]), mask.scale))

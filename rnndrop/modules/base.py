@@ -239,10 +239,10 @@ class RNNBase(nn.Module):
     def _cast_and_checked(self, x: Tensor, hx: Tensor, batch: int) -> tuple[Tensor, Tensor, list[list[Weights]]]:
         """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
         names = [*chain(*self._weight_names)]
-        x, hx, *weights = cast([x, hx, *(getattr(self, name) for name in names)], x.device.type)  # type: ignore[assignment]
+        x, hx, *weights = cast([x, hx, *(getattr(self, name) for name in names)], x.device.type)
         each = 4 if self.bias else 2
         parts = [weights[i : i + each] for i in range(0, len(weights), each)]
-        every = [Weights(*part) if self.bias else Weights(*part, None, None) for part in parts]
+        every = [Weights(*part, *([] if self.bias else [None, None])) for part in parts]
         for number, (state, one) in enumerate(zip(hx.unbind(0), every, strict=True)):
             check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [state], one, self.cell)
         check_dtype("rnn_layer", x)

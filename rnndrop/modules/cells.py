@@ -9,7 +9,7 @@ from torch import _VF, Tensor, nn
 
 from ..autocast import cast
 from ..cell import CELLS, Weights
-from ..checks import check_dtype
+from ..checks import check_dtype, check_tensors
 from ..dispatch import mask_form
 from ..dropouts import Dropouts, owned
 from ..functional import NONLINEARITIES, Nonlinearity
@@ -155,10 +155,13 @@ class RNNCell(nn.Module):
             return (_VF.rnn_tanh_cell if self.nonlinearity == "tanh" else _VF.rnn_relu_cell)(input, hx, *weights)
         self._check_sizes(input, hx)
         cell, steps = CELLS[f"RNN_{self.nonlinearity.upper()}"], Steps(1, input.size(0))
-        x, h, *weights = cast([input, hx, *weights], input.device.type)  # type: ignore[assignment]
+        x, h, *cast_weights = cast([input, hx, *weights], input.device.type)
+        weights = Weights(*cast_weights)
+        check_tensors(x, self.input_size, x.shape[0], ["hx"], [h], weights, cell)
+        check_dtype("rnn_layer", x)
         strategy = resolved("auto", x, steps, self.hidden_size, cell)
         masks = Masks(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device))
-        return recurrent_layer(x.unsqueeze(0), [h], Weights(*weights), self._dropouts, masks, steps, cell, strategy)[1][0]
+        return recurrent_layer(x.unsqueeze(0), [h], weights, self._dropouts, masks, steps, cell, strategy)[1][0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:
         if input.size(1) != self.input_size:
@@ -167,7 +170,6 @@ class RNNCell(nn.Module):
             raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden0 batch size {hx.size(0)}")
         if hx.size(1) != self.hidden_size:
             raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.size(1)}, expected {self.hidden_size}")
-        check_dtype("rnn_layer", input)
 
     def extra_repr(self) -> str:
         usual = {"bias": True, "nonlinearity": "tanh"}

@@ -51,7 +51,7 @@ def _run(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    run = _VF.rnn_tanh if mode == "RNN_TANH" else _VF.rnn_relu
+    run: Any = _VF.rnn_tanh if mode == "RNN_TANH" else _VF.rnn_relu
     if batch_sizes is None:
         return run(input, hx, weights, bias, num_layers, 0.0, training, bidirectional, batch_first)
     return run(input, batch_sizes, hx, weights, bias, num_layers, 0.0, training, bidirectional)
@@ -81,7 +81,7 @@ def _backward(
         return tuple(y for y, g in zip(outputs, grads, strict=True) if g is not None)
 
     # Inside an operator torch.autograd records nothing.
-    _, pull = torch.func.vjp(run, *[x for x, flag in zip((input, hx, *weights), flags, strict=True) if flag])
+    pull = torch.func.vjp(run, *[x for x, flag in zip((input, hx, *weights), flags, strict=True) if flag])[1]
     return list(pull(tuple(g for g in grads if g is not None)))
 
 
