@@ -62,7 +62,7 @@ def test_a_layer_that_autocast_leaves_alone(run):
 
 def test_backward_outside_of_a_forward_inside(run):
     """Gradients are of the parameters' dtype, wherever backward runs."""
-    loss, leaves, bound = run
+    loss, leaves, _ = run
     with inside():
         value, again = loss(), loss()
         within = torch.autograd.grad(again, leaves)

@@ -26,7 +26,9 @@ def checksum():  # without PyTorch's own threads, which do not survive a fork
 
 def run(code, timeout=120):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", PRELUDE + code], capture_output=True, text=True, env=environment, timeout=timeout)
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code], capture_output=True, text=True, env=environment, timeout=timeout
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "Error" not in done.stderr, done.stderr
     return done.stdout.split()

@@ -60,7 +60,9 @@ def test_a_cell(dropouts):
 @pytest.mark.parametrize("strategy", ["auto", "cpu", "reference"])
 def test_functions(strategy):
     x, h_0, w_ih, w_hh = (torch.zeros(shape, device=META, requires_grad=True) for shape in ((5, 3, 4), (3, 8), (8, 4), (8, 8)))
-    output, h_n = rnn_layer(x, h_0, w_ih, w_hh, hidden_dropout=0.5, recurrent_dropout=0.5, mask_scope="sequence", strategy=strategy)
+    output, h_n = rnn_layer(
+        x, h_0, w_ih, w_hh, hidden_dropout=0.5, recurrent_dropout=0.5, mask_scope="sequence", strategy=strategy
+    )
     found = torch.autograd.grad(output.sum() + h_n.sum(), [x, h_0, w_ih, w_hh])
     assert_alike([output, h_n, *found], [torch.zeros(5, 3, 8), torch.zeros(3, 8), x, h_0, w_ih, w_hh])
     y = tanh_dropout(x, 0.5, strategy=strategy)

@@ -63,7 +63,11 @@ def test_a_whole_module_is_loaded_under_weights_only(module):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_evaluation_ignores_the_seed(seed):
     """As the docstrings say."""
-    module, cell, x = rnndrop.RNN(4, 8, hidden_dropout=0.5).eval(), rnndrop.RNNCell(4, 8, hidden_dropout=0.5).eval(), torch.randn(3, 4)
+    module, cell, x = (
+        rnndrop.RNN(4, 8, hidden_dropout=0.5).eval(),
+        rnndrop.RNNCell(4, 8, hidden_dropout=0.5).eval(),
+        torch.randn(3, 4),
+    )
     assert torch.equal(module(x, seed=seed)[0], module.to_torch()(x)[0])
     assert torch.equal(cell(x, seed=seed), cell.to_torch()(x))
     for kind in (rnndrop.RNN, rnndrop.RNNCell):

@@ -48,7 +48,9 @@ def test_hx(module, hx):
         module(X, hx[: module.num_layers])
 
 
-@pytest.mark.parametrize("hx", [torch.zeros(3, 8, device="meta"), torch.zeros(3, 8).double(), torch.zeros(3, 7), torch.zeros(2, 8)])
+@pytest.mark.parametrize(
+    "hx", [torch.zeros(3, 8, device="meta"), torch.zeros(3, 8).double(), torch.zeros(3, 7), torch.zeros(2, 8)]
+)
 def test_hx_of_a_cell(cell, hx):
     with raises(RuntimeError):
         cell(X[0], hx)
@@ -64,7 +66,9 @@ def test_the_batch_sizes_of_a_packed_sequence_made_by_hand(module, rows, sizes):
         module(PackedSequence(torch.zeros(rows, 4), torch.tensor(sizes, dtype=torch.int64)))
 
 
-@pytest.mark.parametrize("x", [X[:0], X[..., :3], X.double(), X[0, 0], X.to("meta")], ids=lambda x: f"{tuple(x.shape)} {x.dtype}")
+@pytest.mark.parametrize(
+    "x", [X[:0], X[..., :3], X.double(), X[0, 0], X.to("meta")], ids=lambda x: f"{tuple(x.shape)} {x.dtype}"
+)
 def test_the_input(module, x):
     with raises(RuntimeError, ValueError):
         module(x)
