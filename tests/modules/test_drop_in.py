@@ -38,7 +38,7 @@ def test_a_cell_to_and_from_torch(bias, nonlinearity):
 
 def test_other_modules_are_refused():
     for kind, wrong in ((rnndrop.RNNCell, nn.RNN(4, 8)), (rnndrop.RNN, nn.RNNCell(4, 8))):
-        with pytest.raises(TypeError, match="should be a torch.nn.RNN"):
+        with pytest.raises(TypeError, match=r"should be a torch\.nn\.RNN"):
             kind.from_torch(wrong)
     with pytest.raises(TypeError):
         rnndrop.RNNCell.from_torch(nn.RNNCell(4, 8), dropout=0.5)
