@@ -89,6 +89,20 @@ def test_half_precision_near_one(kind, p):
     assert (y[~kept] == 0).all() and (z.grad[~kept] == 0).all()
 
 
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_half_precision_gradients_near_one(nonlinearity):
+    """No NaN comes of the few elements that are kept, relu's at 0 among them."""
+    p, steps, batch, columns = 1 - 2**-16, 2, 256, 256
+    seed = max(range(20), key=lambda seed: int((rnndrop.dropout_mask(seed, steps * batch, columns, p) != 0).sum()))
+    kept = (rnndrop.dropout_mask(seed, steps * batch, columns, p) != 0).view(steps, batch, columns)
+    rnn = rnndrop.RNN(4, columns, nonlinearity=nonlinearity, dtype=torch.float16, hidden_dropout=p)
+    x = torch.randn(steps, batch, 4, dtype=torch.float16, requires_grad=True)
+    output, _ = rnn(x, seed=seed)
+    output.backward(torch.full_like(output, 2**-10))
+    assert kept.sum() >= 3 and (output[kept] == 0).any() == (nonlinearity == "relu")
+    assert not x.grad.isnan().any() and (x.grad[-1][~kept[-1].any(1)] == 0).all()
+
+
 @pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
 @pytest.mark.parametrize("kind", [nn.RNN, rnndrop.RNN, rnndrop.RNNCell])
 def test_a_bias_changed_between_forward_and_backward(kind, name, dropouts):
