@@ -116,7 +116,9 @@ def test_a_batch_of_nobody(reverse):
     steps, x = Steps(4, 0, reverse=reverse), torch.zeros(0, 5)
     assert steps.rows == 0 and steps.ranges == [(0, 0)] * 4
     assert [part.shape for part in steps.split(x)] == [(0, 5)] * 4
-    assert steps.last(x).shape == steps.before(x, x).shape == steps.without_padding(x).shape == steps.repeated(x).shape == x.shape
+    assert (
+        steps.last(x).shape == steps.before(x, x).shape == steps.without_padding(x).shape == steps.repeated(x).shape == x.shape
+    )
 
 
 @pytest.mark.parametrize("reverse", [False, True])
