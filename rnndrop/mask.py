@@ -176,7 +176,8 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
-        self.state: dict[str, Any] = {**self.philox.state, "buffer_pos": 4}  # nothing is left in the buffer
+        self.state = self.philox.state
+        self.state["buffer_pos"] = 4  # nothing is left in the buffer
         self.counter, self.key = self.state["state"]["counter"], self.state["state"]["key"]
         self.counter[:] = 0
 

@@ -35,7 +35,8 @@ class Reference(Backend):
             output, last = reference.layer(input, states, weights, masks, layer.steps, layer.cell)
         outputs = {y: g for y, g in zip((output, *last), (grad_output, *grad_states), strict=True) if g is not None}
         grads = torch.autograd.grad(list(outputs), leaves, list(outputs.values()))
-        return Gradients(*grads[:3], None if bias is None else grads[-1], list(grads[3 : 3 + len(states)]))
+        of_bias = None if bias is None else grads[-1]
+        return Gradients(grads[0], grads[1], grads[2], of_bias, list(grads[3 : 3 + len(states)]))
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
         return reference.dropout(x, Mask(unpacked(mask.keep, x.shape[1]), mask.scale))

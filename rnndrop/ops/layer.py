@@ -100,7 +100,7 @@ def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Seque
         output, last = reference.layer(input, states, Weights(w_ih, w_hh, b_ih, b_hh), masks, layer.steps, layer.cell)
         return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
 
-    _, pull = torch.func.vjp(run, *[leaf for leaf, needed in zip(leaves, flags, strict=True) if needed])
+    pull = torch.func.vjp(run, *[leaf for leaf, needed in zip(leaves, flags, strict=True) if needed])[1]
     return pull(tuple(g for g in grads if g is not None))
 
 
@@ -176,7 +176,7 @@ class _LayerBackward(torch.autograd.Function):
             return _reference_backward(call.layer(filled[states:]), filled[:states], ctx.flags)
 
         with suspended(tensors[states]):
-            _, pull = torch.func.vjp(gradients, *[x for x, needed in zip(tensors, asked, strict=True) if needed])
+            pull = torch.func.vjp(gradients, *[x for x, needed in zip(tensors, asked, strict=True) if needed])[1]
             found = pull(grads)
         return None, None, *_filled([None] * len(tensors), asked, found)
 
