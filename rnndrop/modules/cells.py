@@ -13,7 +13,7 @@ from ..checks import check_dtype
 from ..dispatch import mask_form
 from ..dropouts import Dropouts, owned
 from ..functional import NONLINEARITIES, Nonlinearity
-from ..layer import Masks, recurrent_layer, resolved, seed_tensor
+from ..layer import Masks, recurrent_step, seed_tensor
 from ..mask import check_seed
 from ..steps import Steps
 from .base import extra_repr, reset_parameters
@@ -159,11 +159,9 @@ class RNNCell(nn.Module):
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if autocasts(input.device.type):
             input, hx, weights = cast(input), cast(hx), weights.map(cast)
-        cell, steps = CELLS[f"RNN_{self.nonlinearity.upper()}"], Steps(1, input.size(0))
-        strategy = resolved("auto", input, steps, self.hidden_size, cell)
-        masks = Masks(seed_tensor(seed, input.device), steps, mask_form(strategy, input.device))
-        _, last = recurrent_layer(input.unsqueeze(0), [hx], weights, self._dropouts, masks, steps, cell, strategy)
-        return last[0]
+        steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
+        masks = Masks(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
+        return recurrent_step(input, [hx], weights, self._dropouts, masks, CELLS[f"RNN_{self.nonlinearity.upper()}"])[0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:
         if input.size(1) != self.input_size:
