@@ -46,7 +46,7 @@ setup(
     python_requires=">=3.10",
     install_requires=["torch>=2.4", "numpy>=1.26"],
     extras_require=EXTRAS,
-    packages=["rnndrop", "rnndrop.kernels"],
+    packages=["rnndrop", "rnndrop.backends", "rnndrop.kernels", "rnndrop.modules", "rnndrop.ops"],
     package_dir={"rnndrop.kernels": "kernels"},
     package_data={"rnndrop": ["py.typed"]},
     py_modules=[],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,17 @@ class Weights(NamedTuple):
     w_hh: Tensor
     b_ih: Tensor | None
     b_hh: Tensor | None
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Weights:
+        """Of two tensors or, with the biases, four."""
+        w_ih, w_hh, *biases = tensors
+        b_ih, b_hh = biases or (None, None)
+        return cls(w_ih, w_hh, b_ih, b_hh)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Weights:
+        b_ih, b_hh = (None if b is None else function(b) for b in self[2:])
+        return Weights(function(self.w_ih), function(self.w_hh), b_ih, b_hh)
 
     @property
     def bias(self) -> Tensor | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch
-from .autocast import cast
+from .autocast import autocasts, cast
 from .cell import CELLS, Weights
 from .checks import check_dtype, check_length, check_tensors
 from .dropouts import Dropouts, MaskScope, check_choice
@@ -129,15 +129,17 @@ def rnn_layer(
     stream("hidden", layer, direction)
     if seed is not None:
         check_seed(seed)
-    input, h_0, *weights = cast([input, h_0, w_ih, w_hh, b_ih, b_hh], input.device.type)
+    weights = Weights(w_ih, w_hh, b_ih, b_hh)
+    if autocasts(input.device.type):
+        input, h_0, weights = cast(input), cast(h_0), weights.map(cast)
     cell, steps = CELLS[f"RNN_{nonlinearity.upper()}"], _steps(input, batch_sizes, bool(direction))
-    check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], Weights(*weights), cell)
+    check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], weights, cell)
     check_dtype("rnn_layer", input)
-    strategy, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
+    runs, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
     if dropouts.inside:
-        form = dispatch.mask_form(strategy, input.device)
+        form = dispatch.mask_form(runs, input.device)
         masks = Masks(seed_tensor(seed, input.device), steps, form, layer, direction)
-    output, last = recurrent_layer(input, [h_0], Weights(*weights), dropouts, masks, steps, cell, strategy)
+    output, last = recurrent_layer(input, [h_0], weights, dropouts, masks, steps, cell, runs)
     return output, last[0]
 
 

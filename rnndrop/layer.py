@@ -60,16 +60,34 @@ def recurrent_layer(
     Returns:
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
-    columns, rows = states[0].shape[1], input.shape[:-1].numel()
-    per_step, made = dropouts.mask_scope == "step", {}
+    columns = states[0].shape[1]
+    made = _inside(dropouts, masks, cell, input.shape[:-1].numel(), columns)
+    if strategy == "reference" and computes_now(input):
+        by_element = {kind: unpacked(mask, columns) for kind, mask in made.items()}
+        if steps.count == 1:
+            new = reference.STEP[cell.mode](input.flatten(0, -2), tuple(states), weights, by_element, cell.activation)
+            return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
+        return reference.layer(input, states, weights, by_element, steps, cell)
+    return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
+
+
+def recurrent_step(
+    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: Masks, cell: Cell
+) -> Sequence[Tensor]:
+    """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each."""
+    batch, columns = states[0].shape
+    by_element = {k: unpacked(mask, columns) for k, mask in _inside(dropouts, masks, cell, batch, columns).items()}
+    return reference.STEP[cell.mode](x, tuple(states), weights, by_element, cell.activation)
+
+
+def _inside(dropouts: Dropouts, masks: Masks | None, cell: Cell, rows: int, columns: int) -> dict[str, Mask]:
+    """The masks inside the recurrence of a cell, by kind."""
+    made, per_step = {}, dropouts.mask_scope == "step"
     for kind in cell.kinds:
         p = getattr(dropouts, f"{kind}_dropout")
         if p and masks is not None:
             made[kind] = masks.make(kind, p, rows, columns, per_step)
-    if strategy == "reference" and computes_now(input):
-        as_bool = {kind: Mask(unpacked(mask.keep, columns), mask.scale) for kind, mask in made.items()}
-        return reference.layer(input, states, weights, as_bool, steps, cell)
-    return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
+    return made
 
 
 def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell) -> str:

@@ -188,6 +188,7 @@ class RNNBase(nn.Module):
         # Drawn after all that can be wrong.
         masks = Masks(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device), order=order)
         states: list[Tensor] = []
+        last: Sequence[Tensor]
         for number, weights in enumerate(layers):
             if number and self.dropout:
                 x = dropout_between(x, self.dropout, masks._replace(layer=number - 1), self.num_directions)
@@ -237,11 +238,9 @@ class RNNBase(nn.Module):
 
     def _cast_and_checked(self, x: Tensor, hx: Tensor, batch: int) -> tuple[Tensor, Tensor, list[list[Weights]]]:
         """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
-        names = [*chain(*self._weight_names)]
-        x, hx, *weights = cast([x, hx, *(getattr(self, name) for name in names)], x.device.type)  # type: ignore[assignment]
-        each = 4 if self.bias else 2
-        parts = [weights[i : i + each] for i in range(0, len(weights), each)]
-        every = [Weights(*part) if self.bias else Weights(*part, None, None) for part in parts]
+        every = [Weights.of(weights) for weights in self.all_weights]
+        if autocasts(x.device.type):
+            x, hx, every = cast(x), cast(hx), [weights.map(cast) for weights in every]
         for number, one in enumerate(every):
             check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [hx[number]], one, self.cell)
         check_dtype("rnn_layer", x)

@@ -51,7 +51,7 @@ def _run(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    run = _VF.rnn_tanh if mode == "RNN_TANH" else _VF.rnn_relu
+    run: Any = _VF.rnn_tanh if mode == "RNN_TANH" else _VF.rnn_relu
     if batch_sizes is None:
         return run(input, hx, weights, bias, num_layers, 0.0, training, bidirectional, batch_first)
     return run(input, batch_sizes, hx, weights, bias, num_layers, 0.0, training, bidirectional)
