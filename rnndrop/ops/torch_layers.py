@@ -73,7 +73,9 @@ def _backward(
 ) -> list[Tensor]:
     """The gradients asked for, of input, hx and the weights. It runs the layers again: an operator keeps no graph."""
     leaves = [x.detach().requires_grad_(flag) for x, flag in zip((input, hx, *weights), flags, strict=True)]
-    with torch.enable_grad():
+    # PyTorch lets autograd record nothing inside an operator; here it has to.
+    guard, key = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey
+    with torch.enable_grad(), guard(key.AutogradFunctionality, False), guard(key.ADInplaceOrView, False):
         outputs = _run(
             leaves[0], leaves[1], leaves[2:], batch_sizes, mode, bias, num_layers, training, bidirectional, batch_first
         )
