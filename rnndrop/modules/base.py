@@ -16,7 +16,7 @@ from ..autocast import autocasts, cast
 from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
-from ..dropouts import Dropouts, owned
+from ..dropouts import Attributes, Dropouts
 from ..layer import Masks, dropout_between, recurrent_layer, resolved, seed_tensor
 from ..mask import check_seed
 from ..ops.torch_layers import torch_layers
@@ -25,13 +25,9 @@ from ..steps import Steps, checked_batch_sizes
 Self = TypeVar("Self", bound="RNNBase")
 
 
-class RNNBase(nn.Module):
+class RNNBase(Attributes, nn.Module):
     """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
 
-    dropout = owned("dropout")
-    hidden_dropout = owned("hidden_dropout")
-    recurrent_dropout = owned("recurrent_dropout")
-    mask_scope = owned("mask_scope")
     proj_size = 0  # what flatten_parameters of nn.RNNBase reads
 
     def __init__(
@@ -191,7 +187,7 @@ class RNNBase(nn.Module):
         last: Sequence[Tensor]
         for number, weights in enumerate(layers):
             if number and self.dropout:
-                x = dropout_between(x, self.dropout, masks._replace(layer=number - 1), self.num_directions)
+                x = dropout_between(x, self._dropouts, masks._replace(layer=number - 1), self.num_directions)
             first = number * self.num_directions
             initial = hx[first : first + self.num_directions]
             if self._dropouts.inside:
