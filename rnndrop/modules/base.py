@@ -179,6 +179,7 @@ class RNNBase(Attributes, nn.Module):
             checked_batch_sizes(batch_sizes, x.shape[0])
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
+        given = hx.unbind(0)
         strategy = resolved("auto", x, steps, self.hidden_size, self.cell)
         both = (steps, steps.backwards())[: self.num_directions]
         # Drawn after all that can be wrong.
@@ -189,20 +190,20 @@ class RNNBase(Attributes, nn.Module):
             if number and self.dropout:
                 x = dropout_between(x, self._dropouts, masks._replace(layer=number - 1), self.num_directions)
             first = number * self.num_directions
-            initial = hx[first : first + self.num_directions]
             if self._dropouts.inside:
+                initial = given[first : first + self.num_directions]
                 x, last = self._layer(x, initial, weights, masks._replace(layer=number), both, strategy)
             else:
                 flat = [w for one in weights for w in one if w is not None]
-                x, h_n = self._torch_layers(x, initial, flat, batch_sizes)
-                last = h_n.unbind(0)
+                x, h_n = self._torch_layers(x, hx.narrow(0, first, self.num_directions), flat, batch_sizes)
+                last = [*h_n.unbind(0)]
             states += last
         return x, states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
     def _layer(
         self,
         x: Tensor,
-        initial: Tensor,
+        initial: Sequence[Tensor],
         weights: Sequence[Weights],
         masks: Masks,
         both: Sequence[Steps],
@@ -237,8 +238,8 @@ class RNNBase(Attributes, nn.Module):
         every = [Weights.of(weights) for weights in self.all_weights]
         if autocasts(x.device.type):
             x, hx, every = cast(x), cast(hx), [weights.map(cast) for weights in every]
-        for number, one in enumerate(every):
-            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [hx[number]], one, self.cell)
+        for number, (state, one) in enumerate(zip(hx.unbind(0), every, strict=True)):
+            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [state], one, self.cell)
         check_dtype("rnn_layer", x)
         step = self.num_directions
         return x, hx, [every[i : i + step] for i in range(0, len(every), step)]
