@@ -317,7 +317,9 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
         flags,
     )
     of_input, of_w_ih, of_w_hh, of_b_ih, of_b_hh, *of_states = _filled([None] * len(flags), flags, found)
-    return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, [None] * keeps, *[None] * len(options)
+    every_kind = all(keep is not None for keep in rest[states : states + keeps])
+    of_keeps = [None] * keeps if every_kind else None  # PyTorch takes a list for one of tensors only if none is missing
+    return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, of_keeps, *[None] * len(options)
 
 
 _operator.register_autograd(_gradients, setup_context=_save)
