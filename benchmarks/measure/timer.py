@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -25,7 +27,7 @@ class CpuStopwatch:
 
 
 class CudaStopwatch:
-    """CUDA events around one call, after a write over the whole second-level cache."""
+    """CUDA events around one call, after a write over the whole L2 cache."""
 
     def __init__(self) -> None:
         size = torch.cuda.get_device_properties(0).L2_cache_size
@@ -47,7 +49,7 @@ def stopwatch(device: str) -> Stopwatch:
 
 
 def alternate(
-    contenders: Mapping[str, Run],
+    runs: Mapping[str, Run],
     watch: Stopwatch,
     *,
     seconds: float,
@@ -56,25 +58,37 @@ def alternate(
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Time every contender once a round, in a new random order each, for `seconds` but `least` to `most` rounds.
+    """Time every run once a round, in a new random order each, for `seconds` but `least` to `most` rounds.
 
     Returns the seconds of each by round, and what was raised by those that failed, which have no times then.
     """
-    order, failed = list(contenders), {}
+    order, failed = list(runs), {}
     times: dict[str, list[float]] = {name: [] for name in order}
     shuffle, start = random.Random(seed).shuffle, clock()
-    for number in range(most):
-        if number >= least and clock() - start >= seconds:
-            break
-        shuffle(order)
-        for name in list(order):
-            try:
-                times[name].append(watch.time(contenders[name], number))
-            except Exception as error:
-                failed[name] = describe(error)
-                order.remove(name)
-                del times[name]
+    with _no_collection():
+        for number in range(most):
+            if number >= least and clock() - start >= seconds:
+                break
+            shuffle(order)
+            for name in list(order):
+                try:
+                    times[name].append(watch.time(runs[name], number))
+                except Exception as error:
+                    failed[name] = describe(error)
+                    order.remove(name)
+                    del times[name]
     return times, failed
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector rests."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def describe(error: BaseException) -> str:

@@ -1,25 +1,25 @@
-"""A provider is shown to be right before it is timed; what is wrong gets an error and no time.
+"""A contender is shown to be right before it is timed; what is wrong gets an error and no time.
 
 With every dropout at 0 it must equal nn.RNN, outputs and all gradients. One that takes a seed must then drop exactly what the
-mask stream says (a plain loop in float64 is the judge). Called without a seed, as it is timed, each must drop at the right
-rate, scale what it keeps, and have other masks for each sequence and call.
+mask stream says. Called without a seed, as it is timed, each must drop at the right rate, scale what it keeps, and have other
+masks for each sequence and call.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from rnndrop import dropout_mask
-
-from .cases import Case
+from ..cases import Case
+from ..contenders.base import Contender, Model, Wrapped, source
+from ..contenders.products import Products
+from . import oracle
 from .graph import capture
-from .limits import Products
-from .providers import Model, Provider, Whole, source, weights
 
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 6e-2, "fp16": 1e-2}  # of the largest value; rounding adds up over steps
 SEED = 20
@@ -27,43 +27,44 @@ REPEATS = 8  # calls whose masks are looked at
 
 
 class Wrong(Exception):
-    """A provider computes something else."""
+    """A contender computes something else."""
 
 
-def check(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
-    """Raise :class:`Wrong` unless the provider computes the case."""
-    if provider.build is Products:
-        return _check_products(provider, case, rnn, x)
-    if getattr(provider.build, "diagonal", False):
+def check(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
+    """Raise :class:`Wrong` unless the contender computes the case with the weights of `rnn` on x (T, B, I)."""
+    if contender.diagonal:
         rnn = _diagonal(rnn)
-    if case.direction == "inference":  # of the case's own model: evaluation must drop nothing
+    model = contender.build(case, rnn)
+    if isinstance(model, Products):
+        _check_products(model, case, x)
+    elif case.pass_ == "inference":  # of the case's own model: evaluation must drop nothing
         with torch.no_grad():
             expected = {"the output": rnn(x)[0]}
-            return _compare(case, "in evaluation", {"the output": _build(provider, case, rnn).eval()(x)}, expected)
-    _check_without_dropout(provider, case, rnn, x)
-    if provider.masks == "same":
-        right = judge(case, rnn, x, SEED)
-        _compare(case, "with dropout", _results(_build(provider, case, rnn), case, x, SEED), right)
-    _check_drawn_masks(provider, case, x)
-    return None
+            _compare(case, "in evaluation", {"the output": model.eval()(x)}, expected)
+    else:
+        _check_without_dropout(contender, case, rnn, x)
+        if contender.seeded:
+            output, groups, input = oracle.network(case, rnn, x, SEED)
+            (output * _loss_weights(output)).sum().backward()
+            expected = _named(output, [[weight.grad for weight in group] for group in groups], input.grad)
+            _compare(case, "with dropout", _results(model.train(), case, x, SEED), expected)
+        _check_drawn_masks(contender, case, x)
 
 
-def _check_products(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
-    products = provider.build(case, rnn)
-    assert isinstance(products, Products)
+def _check_products(products: Products, case: Case, x: Tensor) -> None:
     layer = products.layers[0]
     expected = x @ layer.w_ih.t() + layer.h @ layer.w_hh.t()
     products(x)
     _compare(case, "of the products", {"the output": layer.a}, {"the output": expected})
 
 
-def _check_without_dropout(provider: Provider, case: Case, rnn: nn.RNN, x: Tensor) -> None:
-    expected = _results(Whole(rnn), case, x)
-    if getattr(provider.build, "diagonal", False):
+def _check_without_dropout(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
+    expected = _results(Wrapped(rnn), case, x)
+    if contender.diagonal:
         expected = {name: torch.diag(v.diagonal()) if "w_hh" in name else v for name, v in expected.items()}
-    model = _build(provider, case.without_dropout(), rnn)
+    model = contender.build(case.without_dropout(), rnn).train()
     _compare(case, "without dropout", _results(model, case, x), expected)
-    if provider.captured:
+    if contender.captured:
         found: dict[str, Tensor] = {}
 
         def step(static: Tensor) -> None:
@@ -71,12 +72,6 @@ def _check_without_dropout(provider: Provider, case: Case, rnn: nn.RNN, x: Tenso
 
         capture(step, torch.zeros_like(x))(x)
         _compare(case, "in a CUDA graph", found, expected)
-
-
-def _build(provider: Provider, case: Case, rnn: nn.RNN) -> Model:
-    model = provider.build(case, rnn)
-    assert isinstance(model, Model)
-    return model.train()
 
 
 def _results(model: Model, case: Case, x: Tensor, seed: int | None = None) -> dict[str, Tensor]:
@@ -88,7 +83,7 @@ def _results(model: Model, case: Case, x: Tensor, seed: int | None = None) -> di
     return _named(output, model.gradients(), x.grad)
 
 
-def _named(output: Tensor, gradients: list[list[Tensor | None]], of_input: Tensor | None) -> dict[str, Tensor]:
+def _named(output: Tensor, gradients: Sequence[Sequence[Tensor | None]], of_input: Tensor | None) -> dict[str, Tensor]:
     found = {"the output": output, "the gradient of x": of_input}
     for number, group in enumerate(gradients):
         for name, gradient in zip(("w_ih", "w_hh", "b_ih", "b_hh"), group, strict=True):
@@ -102,15 +97,12 @@ def _loss_weights(output: Tensor) -> Tensor:
     return torch.cos(numbers).to(output.dtype)
 
 
-def _check_drawn_masks(provider: Provider, case: Case, x: Tensor) -> None:
-    """The masks of a call without a seed, of each kind of dropout that the provider has."""
-    kinds = ["hidden", "recurrent"] if provider.masks == "same" else provider.masks.split()
-    rates = {"hidden": case.hidden_dropout, "recurrent": case.recurrent_dropout}
-    if kinds == ["recurrent"]:
-        rates["recurrent"] = rates["recurrent"] or rates["hidden"]
-    for kind, check_kind in {"hidden": _check_hidden, "recurrent": _check_recurrent}.items():
-        if kind in kinds and rates[kind]:
-            check_kind(provider, case, x, rates[kind])
+def _check_drawn_masks(contender: Contender, case: Case, x: Tensor) -> None:
+    """The masks of a call without a seed, of each kind of dropout that the contender has."""
+    rates = contender.rates(case)
+    for name, check_kind in {"hidden_dropout": _check_hidden, "recurrent_dropout": _check_recurrent}.items():
+        if p := rates.get(name, 0.0):
+            check_kind(contender, case, x, p)
 
 
 def _check_masks(kind: str, p: float, calls: list[Tensor]) -> None:
@@ -136,9 +128,9 @@ def _constant(case: Case, device: str, recurrent: float) -> nn.RNN:
     return rnn
 
 
-def _check_hidden(provider: Provider, case: Case, x: Tensor, p: float) -> None:
+def _check_hidden(contender: Contender, case: Case, x: Tensor, p: float) -> None:
     """Outputs are 0 where dropped and tanh(1)/(1-p) where kept; so are the gradients, here of two steps, lest sums round."""
-    model = _build(provider, case, _constant(case, x.device.type, 0.0))
+    model = contender.build(case, _constant(case, x.device.type, 0.0)).train()
     outputs = [model(x).detach() for _ in range(REPEATS)]
     _check_masks("hidden", p, [output == 0 for output in outputs])
     for output in outputs:
@@ -151,11 +143,12 @@ def _check_hidden(provider: Provider, case: Case, x: Tensor, p: float) -> None:
     _compare(case, "with its own masks", last, expected)
 
 
-def _check_recurrent(provider: Provider, case: Case, x: Tensor, p: float) -> None:
+def _check_recurrent(contender: Contender, case: Case, x: Tensor, p: float) -> None:
     """A state is dropped where the second step is above 0: it is tanh(1 - 4 r_2 h_1), and h_1 = tanh(1)."""
-    hidden = case.hidden_dropout if provider.masks == "recurrent" else 0.0
-    alone = replace(case, T=2, layers=1, bidirectional=False, hidden_dropout=hidden)
-    model = _build(provider, alone, _constant(alone, x.device.type, -4.0))
+    others = contender.rates(case).keys() - {"recurrent_dropout"}
+    dropouts = {name: rate for name, rate in case.dropouts.items() if name not in others}
+    alone = replace(case, T=2, layers=1, bidirectional=False, dropouts=dropouts)
+    model = contender.build(alone, _constant(alone, x.device.type, -4.0)).train()
     _check_masks("recurrent", p, [model(x.new_zeros(2, *x.shape[1:]))[1:] > 0 for _ in range(REPEATS)])
 
 
@@ -164,53 +157,14 @@ def _compare(case: Case, when: str, found: dict[str, Tensor], expected: dict[str
         f = found.get(name)
         if f is None or f.shape != e.shape:
             raise Wrong(f"{name} {when} has shape {None if f is None else tuple(f.shape)}, not {tuple(e.shape)}")
-        f, e = f.double(), e.double()
-        largest = float(e.detach().abs().max())
-        off = float((f - e).detach().abs().max()) / (largest or 1.0)
+        f, e = f.detach().double(), e.detach().double()
+        off = float((f - e).abs().max()) / (float(e.abs().max()) or 1.0)
         if not off <= TOLERANCE[case.dtype]:
             raise Wrong(f"{name} {when} is off by {off:.1e} of its largest value, more than {TOLERANCE[case.dtype]}")
 
 
-def judge(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> dict[str, Tensor]:
-    """Output and gradients by a plain loop in float64 with the masks of the stream."""
-    groups = [[weight.double().requires_grad_() for weight in group] for group in weights(rnn)]
-    T, B, _ = x.shape
-    x = y = x.detach().double().requires_grad_(case.input_grad)
-    for layer in range(case.layers):
-        if layer and case.dropout_between:
-            parts = y.chunk(case.directions, -1)
-            p = case.dropout_between
-            masks = [_mask(seed, T * B, case.H, p, x, layer=layer - 1, direction=d, kind="between") for d in range(len(parts))]
-            y = torch.cat([part * mask.view(T, B, -1) for part, mask in zip(parts, masks, strict=True)], -1)
-        outputs = [
-            _judge_layer(case, y, groups[layer * case.directions + direction], seed, layer, direction)
-            for direction in range(case.directions)
-        ]
-        y = torch.cat(outputs, -1)
-    (y * _loss_weights(y)).sum().backward()
-    return _named(y, [[weight.grad for weight in group] for group in groups], x.grad)
-
-
-def _judge_layer(case: Case, x: Tensor, group: list[Tensor], seed: int, layer: int, direction: int) -> Tensor:
-    T, B, _ = x.shape
-    w_ih, w_hh, b_ih, b_hh = group
-    rows = T * B if case.mask_scope == "step" else B
-    numbers = {"layer": layer, "direction": direction}
-    r = _mask(seed, rows, case.H, case.recurrent_dropout, x, kind="recurrent", **numbers).view(-1, B, case.H)
-    m = _mask(seed, rows, case.H, case.hidden_dropout, x, kind="hidden", **numbers).view(-1, B, case.H)
-    h, outputs = x.new_zeros(B, case.H), [x] * T
-    for t in range(T)[::-1] if direction else range(T):
-        row = t if case.mask_scope == "step" else 0
-        h = m[row] * torch.tanh(x[t] @ w_ih.t() + b_ih + (r[row] * h) @ w_hh.t() + b_hh)
-        outputs[t] = h
-    return torch.stack(outputs)
-
-
-def _mask(seed: int, rows: int, columns: int, p: float, like: Tensor, **site: object) -> Tensor:
-    return dropout_mask(seed, rows, columns, p, **site).to(like.device, torch.float64)  # type: ignore[arg-type]
-
-
 def _diagonal(rnn: nn.RNN) -> nn.RNN:
+    """The same with w_hh's diagonal alone, in place."""
     with torch.no_grad():
         for name, weight in rnn.named_parameters():
             if name.startswith("weight_hh"):

@@ -8,15 +8,14 @@ multiprocessors and latency are in no data sheet: they come on top, and at small
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from math import ceil
 from typing import Any
 
-from .cases import Case
+from ..cases import Case
 
-SIZE = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}  # bytes of a number
+STRATEGIES = ("resident", "cooperative", "stepwise")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Gpu:
     half: float
     multiprocessors: int
     shared: int  # bytes a block may have
-    cache: int  # bytes of the second level
+    cache: int  # bytes of L2
 
     def rate(self, dtype: str) -> float:
         return {"fp32": self.fp32, "tf32": self.tf32}.get(dtype, self.half)
@@ -48,87 +47,67 @@ GPUS = [
 class Cost:
     """Of one layer in one direction, a whole pass. `reason`: why the strategy cannot run there, or ""."""
 
-    strategy: str
-    gpu: str
     launches: int
     bytes: float
     flops: float
     bound_s: float
-    reason: str = ""
-
-
-def costs(case: Case) -> Iterator[Cost]:
-    """Every strategy on every GPU."""
-    for gpu in GPUS:
-        for strategy in ("resident", "cooperative", "stepwise"):
-            yield cost(case, strategy, gpu)
+    reason: str
 
 
 def cost(case: Case, strategy: str, gpu: Gpu) -> Cost:
     share, reason = _share(case, strategy, gpu)
-    train, rate = case.direction == "train", gpu.rate(case.dtype)
+    rate = gpu.rate(case.dtype)
     # the sequence kernels multiply fp32 as three products of tf32
     sequence = max(rate, gpu.tf32 / 3) if strategy != "stepwise" and case.dtype == "fp32" else rate
     traffic, work = _bytes(case, strategy, gpu), _flops(case)
-    phases = ["input", "forward", "backward", "weights"] if train else ["input", "forward"]
-    speed = {"forward": share * sequence, "backward": share * sequence}
-    bound = max(least_bytes(case) / gpu.bandwidth, sum(work[phase] / speed.get(phase, rate) for phase in phases))
+    phases = ["input", "forward", "backward", "weights"] if case.pass_ == "train" else ["input", "forward"]
+    speed = {"input": rate, "forward": share * sequence, "backward": share * sequence, "weights": rate}
+    bound = max(case.least_bytes() / gpu.bandwidth, sum(work[phase] / speed[phase] for phase in phases))
     moved, done = (sum(table[phase] for phase in phases) for table in (traffic, work))
-    return Cost(strategy, gpu.name, _launches(case, strategy), moved, done, bound, reason)
-
-
-def least_bytes(case: Case) -> float:
-    """What any implementation moves at least: the input, the weights, the last outputs and the gradients once."""
-    rows, train = case.T * case.B, case.direction == "train"
-    weights = sum(case.H * (width + case.H) for width in case.layer_inputs)
-    numbers = rows * (case.I * (1 + train * case.input_grad) + case.H * case.directions) + weights * (1 + train)
-    return float(SIZE[case.dtype] * numbers)
+    return Cost(_launches(case, strategy), moved, done, bound, reason)
 
 
 def _bytes(case: Case, strategy: str, gpu: Gpu) -> dict[str, float]:
-    """Through device memory, by phase. A step's working set is taken to stay in the second-level cache if it fits."""
-    size, rows, H = SIZE[case.dtype], case.T * case.B, case.H
-    masks = (case.hidden_dropout > 0) + (case.recurrent_dropout > 0)
-    bits = masks * 4.0 * ceil(H / 32) * (rows if case.mask_scope == "step" else case.B)
+    """Through device memory, by phase. A step's working set is taken to stay in L2 if it fits."""
+    size, rows, H = case.torch_dtype.itemsize, case.T * case.B, case.H
+    bits = len(case.dropouts) * 4.0 * ceil(H / 32) * (rows if case.mask_scope == "step" else case.B)
     weight, plane = float(size * H * H), float(size * rows * H)
     again = (case.T - 1) * weight if strategy == "stepwise" and weight > gpu.cache else 0.0
-    step = size * case.B * H
-    spilled = 2 * plane if strategy == "stepwise" and 4 * step > gpu.cache else 0.0
+    spilled = 2 * plane if strategy == "stepwise" and 4 * size * case.B * H > gpu.cache else 0.0
     return {
         "input": size * (rows * case.I + H * case.I) + plane,
-        "forward": 2 * plane + 2 * bits + weight + again + spilled,  # xw in, y out; bits written and read
+        "forward": 2 * plane + 2 * bits + weight + again + spilled,  # projection in, y out; bits written and read
         "backward": 3 * plane + bits + weight + again + spilled,  # gradient and y in, da out
-        "weights": 2 * plane + plane + size * (rows * case.I * (2 if case.input_grad else 1) + H * case.I) + weight,
+        "weights": 2 * plane + plane + size * (rows * case.I * (1 + case.input_grad) + H * case.I) + weight,
     }
 
 
 def _flops(case: Case) -> dict[str, float]:
     rows = case.T * case.B
     inputs, recurrent = 2.0 * rows * case.I * case.H, 2.0 * rows * case.H**2
-    weights = inputs * (2 if case.input_grad else 1) + recurrent
+    weights = inputs * (1 + case.input_grad) + recurrent
     return {"input": inputs, "forward": recurrent, "backward": recurrent, "weights": weights}
 
 
 def _launches(case: Case, strategy: str) -> int:
     """Kernels a pass: masks and the input product; the sequence; backward, the sequence and the products after it."""
-    masks = (case.hidden_dropout > 0) + (case.recurrent_dropout > 0)
     sequence = 2 * case.T if strategy == "stepwise" else 1
-    return masks + 1 + sequence + (case.direction == "train") * (sequence + 3 + case.input_grad)
+    return len(case.dropouts) + 1 + sequence + (case.pass_ == "train") * (sequence + 3 + case.input_grad)
 
 
 def _share(case: Case, strategy: str, gpu: Gpu) -> tuple[float, str]:
     """The part of the multiprocessors that the sequence can use, and why it cannot run."""
     if strategy == "stepwise":
         return 1.0, ""
-    properties = {"multiprocessor_count": gpu.multiprocessors, "max_shared_mem": gpu.shared}
-    plan = _plan(strategy, case, properties)
+    plan = _plan(case, strategy, {"multiprocessor_count": gpu.multiprocessors, "max_shared_mem": gpu.shared})
     if plan is None:
         return 1.0, "Triton is not installed"
     programs = getattr(plan, "programs", 0) or plan.slices * plan.groups
     return min(1.0, max(programs, 1) / gpu.multiprocessors), plan.reason
 
 
-def _plan(strategy: str, case: Case, properties: dict[str, int]) -> Any:
+def _plan(case: Case, strategy: str, properties: dict[str, int]) -> Any:
+    """The kernel's own tiles and grid on such a device."""
     options = {"tf32": case.dtype == "tf32"} if strategy == "cooperative" else {}
     try:
         kernel = import_module(f"rnndrop.kernels.{strategy}")

@@ -1,0 +1,56 @@
+"""rnndrop: its module, and its layer by the name of each strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+import rnndrop
+from rnndrop import functional
+
+from ..cases import Case
+from .base import OURS, Contender, Model, Wrapped, one_layer, weights
+
+
+class Layer(Model):
+    """rnndrop's layer by the name of a strategy."""
+
+    def __init__(self, case: Case, rnn: nn.RNN, strategy: str) -> None:
+        super().__init__()
+        self.parameters_ = nn.ParameterList(weight.clone() for weight in weights(rnn)[0])
+        self.case, self.strategy = case, strategy
+
+    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+        h0 = x.new_zeros(x.shape[1], self.case.H)
+        options = self.case.options if self.training else {}
+        return functional.rnn_layer(x, h0, *self.parameters_, seed=seed, strategy=self.strategy, **options)[0]
+
+    def weights(self) -> Sequence[Sequence[Tensor]]:
+        return [list(self.parameters_)]
+
+
+def _module(case: Case, rnn: nn.RNN) -> Model:
+    return Wrapped(rnndrop.RNN.from_torch(rnn, **case.options))
+
+
+def _strategy(name: str) -> Contender:
+    kernel = name in functional.KERNELS
+
+    def cannot(case: Case, device: str) -> str:
+        return "a CUDA strategy" if kernel and device == "cpu" else one_layer(case)
+
+    def build(case: Case, rnn: nn.RNN) -> Model:
+        return Layer(case, rnn, name)
+
+    return Contender(f"{OURS} {name}", build, seeded=True, cannot=cannot, slow=not kernel)
+
+
+MODULE = Contender(OURS, _module, seeded=True)
+STRATEGIES = [_strategy(name) for name in functional.STRATEGIES if name != "auto"]
+
+
+def chosen(model: nn.Module, x: Tensor) -> str:
+    """The strategy that "auto" runs for this input, or "" of another model."""
+    found = isinstance(model, Wrapped) and isinstance(model.rnn, rnndrop.RNN)
+    return rnndrop.explain(model.rnn, x).strategy if found else ""
