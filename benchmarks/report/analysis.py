@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -90,23 +89,6 @@ def by_importance(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (IMPORTANT.index(name) if name in IMPORTANT else len(IMPORTANT), name))
 
 
-@dataclass(frozen=True)
-class Growth:
-    """How a contender's time grows with T, B or H over a sweep: that of the fastest round, because sizes are not timed in
-    turns and what else the machine does would bend the line.
-
-    constant_s, per_step_s and r2: of a straight line in T, fitted to relative errors. exponent: of the upper half of a sweep.
-    """
-
-    contender: str
-    dtype: str
-    over: str
-    exponent: float
-    constant_s: float = NAN
-    per_step_s: float = NAN
-    r2: float = NAN
-
-
 def sweep(rows: pd.DataFrame, over: str) -> pd.DataFrame:
     """The rows of a sweep over T, B or H, in order, without CUDA graphs: none of fewer than three sizes.
 
@@ -118,17 +100,20 @@ def sweep(rows: pd.DataFrame, over: str) -> pd.DataFrame:
     return found.sort_values(["contender", "dtype", over])[: len(found) * (found[over].nunique() >= 3)]
 
 
-def growth(rows: pd.DataFrame, over: str) -> list[Growth]:
+def growth(rows: pd.DataFrame, over: str) -> pd.DataFrame:
+    """How each contender's time grows over a sweep: that of the fastest round, because sizes are not timed in turns and what
+    else the machine does would bend the line.
+
+    exponent: of the upper half of the sweep. constant_s, per_step_s and r2: of a straight line in T, fitted to relative errors.
+    """
     found = []
     for (contender, dtype), group in sweep(rows, over).groupby(["contender", "dtype"], sort=False):
         x, y = group[over].to_numpy(float), group.min_s.to_numpy(float)
-        if len(x) < 3:
-            continue
-        half = slice(len(x) // 2 - (len(x) < 4), None)
-        exponent = float(np.polyfit(np.log(x[half]), np.log(y[half]), 1)[0])
-        line = _line(x, y) if over == "T" else ()
-        found.append(Growth(str(contender), str(dtype), over, exponent, *line))
-    return found
+        if len(x) >= 3:
+            half = slice(len(x) // 2 - (len(x) < 4), None)
+            exponent = np.polyfit(np.log(x[half]), np.log(y[half]), 1)[0]
+            found.append([over, contender, dtype, exponent, *(_line(x, y) if over == "T" else [NAN] * 3)])
+    return pd.DataFrame(found, columns=["over", "contender", "dtype", "exponent", "constant_s", "per_step_s", "r2"])
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:

@@ -122,25 +122,21 @@ def _growth(rows: pd.DataFrame) -> Iterator[Section]:
     for over in SWEEPS:
         names = analysis.sweep(rows, over).case.unique()
         yield from _ratios(f"Growing {over}", ratios[ratios.case.isin(names)].sort_values(over))
-    lines = [
-        {
-            "over": over,
-            "contender": found.contender,
-            "dtype": found.dtype,
-            "exponent": f"{found.exponent:.2f}",
-            "ms at T = 0": number(found.constant_s * 1e3),
-            "us a step": number(found.per_step_s * 1e6),
-            "R2": number(found.r2),
-        }
-        for over in SWEEPS
-        for found in analysis.growth(rows, over)
-    ]
-    if lines:
+    found = pd.concat([analysis.growth(rows, over) for over in SWEEPS])
+    if len(found):
+        table = found[["over", "contender", "dtype"]].assign(
+            **{
+                "exponent": found.exponent.map("{:.2f}".format),
+                "ms at T = 0": (found.constant_s * 1e3).map(number),
+                "us a step": (found.per_step_s * 1e6).map(number),
+                "R2": found.r2.map(number),
+            }
+        )
         text = (
             "Time of a training step, of its fastest round, as a power of T, B or H over the upper half of the sweep; over T "
             "also the straight line through all lengths."
         )
-        yield Section("Growth", text, pd.DataFrame(lines))
+        yield Section("Growth", text, table)
         yield Section(chart="growth")
 
 
@@ -176,11 +172,10 @@ def _contradictions(rows: pd.DataFrame) -> Iterator[Section]:
 def _times(rows: pd.DataFrame) -> Section:
     found = analysis.timed(rows)
     found = found[analysis.of_headline(found) & (found["pass"] == "train")]
-    ms = (found[["q25_s", "median_s", "q75_s"]] * 1e3).map(number)
     table = found[["case", "dtype", "contender"]].assign(
         **{
-            "median, ms": ms.median_s,
-            "quartiles": ms.q25_s + " to " + ms.q75_s,
+            "median, ms": (found.median_s * 1e3).map(number),
+            "quartiles": [f"{number(a * 1e3)} to {number(b * 1e3)}" for a, b in zip(found.q25_s, found.q75_s, strict=True)],
             "runs": found.runs.astype(int),
             "first call, s": found.first_call_s.map(number),
         }
