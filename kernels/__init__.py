@@ -1,16 +1,22 @@
 """Triton kernels, one operation a file; nothing here imports from the rest of `rnndrop`.
 
-    philox          the mask stream as a value function: sixteen keep bits a call
-    activation      tanh and relu and their derivatives as value functions
-    packed_mask     a mask written as bits, which the sequence kernels read
-    tanh_dropout    activation and dropout in one pass, masks made in registers
-    sequence        what the next two share
-    resident        a whole sequence in one launch, the recurrent weight on one multiprocessor
-    cooperative     a whole sequence in one cooperative launch, the weight spread over many multiprocessors
-    stepwise        one library product and one pointwise kernel a step
-    strategy        which of the three runs, and why
+    launch              masks and device facts as the launchers take them; why kernels cannot run here at all
+    plan                tiles of `resident` and `cooperative`, and which strategy runs a layer
+    philox              the mask stream as a value function: sixteen mask bits a call
+    activation          tanh and relu and their derivatives as value functions
+    cell                what a cell makes of its gates, and back, for every sequence kernel
+    product             the matrix product of the sequence kernels
+    mask_bits           the three ways in which the sequence kernels read packed masks
+    tile_layout         the tile that `resident` keeps in registers
+    packed_mask         a mask written as bits, which the sequence kernels read
+    apply_mask          a packed mask applied to rows
+    activation_dropout  activation and dropout in one pass, masks made in registers
+    resident            a whole sequence in one launch, the recurrent weight on one multiprocessor
+    cooperative         a whole sequence in one cooperative launch, the weight spread over many multiprocessors
+    stepwise            one library product and one pointwise kernel a step
 
-RESOURCES.md has what each takes of a multiprocessor, COSTS.md the instructions and bytes counted.
+`launch` and `plan` can be imported without Triton. RESOURCES.md has what each kernel takes of a multiprocessor, COSTS.md
+the instructions and bytes counted, VERSIONS.md the versions of Triton tried.
 
 The folder is installed as `rnndrop.kernels`: a package named `kernels` exists on PyPI.
 """

@@ -1,9 +1,6 @@
 """A mask as bits: 1/32 of the bytes of one fp32 activation, written once and read by the sequence kernels.
 
-int32 (rows, ceil(columns/32)); bit c % 32 of word c // 32 is 1 where column c is kept; bits past the last column are 0.
-A thread makes whole words, two Philox calls each: 9.2 PTX instructions and 1/8 byte written an element (COSTS.md), nothing
-read but the seed. Bound by the instructions: from the data sheets about 0.5 us a million elements on an A100, 0.3 us on an
-H100. Not timed.
+A thread makes whole words, two Philox calls each, and reads nothing but the seed. Bound by the instructions.
 """
 
 import torch
@@ -11,32 +8,46 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import on_device
 from .philox import keep_bits
 
 
-@triton.jit(do_not_specialize=["rows", "threshold", "site"])
+@triton.jit(do_not_specialize=["rows", "threshold", "stream"])
 def packed_mask_kernel(
-    out,                            # (rows, words) int32
-    seed,                           # (1,) int64
-    rows: tl.int64, columns, threshold: tl.int32, site: tl.int64,
-    ROWS: tl.constexpr, WORDS: tl.constexpr,
+    out_ptr,  # (rows, words) int32
+    seed_ptr,  # (1,) int64
+    rows: tl.int64,
+    columns,
+    threshold: tl.int32,
+    stream: tl.int64,
+    ROWS: tl.constexpr,
+    WORDS: tl.constexpr,
 ):
     words = tl.cdiv(columns, 32)
     tiles = tl.cdiv(words, WORDS)
     pid = tl.program_id(0)
     row = (pid // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     word = pid % tiles * WORDS + tl.arange(0, WORDS)[None, :]
-    key, blocks = tl.load(seed), tl.cdiv(columns, 16)
-    bits = keep_bits(key, site, row, word * 2, blocks, threshold)
-    bits |= keep_bits(key, site, row, word * 2 + 1, blocks, threshold) << 16
+    seed, blocks = tl.load(seed_ptr), tl.cdiv(columns, 16)
+    bits = keep_bits(seed, stream, row, word * 2, blocks, threshold)
+    bits |= keep_bits(seed, stream, row, word * 2 + 1, blocks, threshold) << 16
     left = columns - word * 32
     bits &= tl.where(left < 32, (1 << left) - 1, -1)
-    tl.store(out + row * words + word, bits, mask=(row < rows) & (word < words))
+    tl.store(out_ptr + row * words + word, bits, mask=(row < rows) & (word < words))
 
 
-def packed_mask(seed: Tensor, rows: int, columns: int, threshold: int, site: int, *,
-                out: Tensor | None = None) -> Tensor:
-    """Write rows 0 ... rows-1 of a site's mask. seed: one int64 on the device; threshold: 0 (keep) ... 65536 (drop)."""
+def packed_mask(seed: Tensor, rows: int, columns: int, threshold: int, stream: int, *, out: Tensor | None = None) -> Tensor:
+    """Rows 0 ... rows-1 of a mask as bits.
+
+    Args:
+        seed: one int64, (1,), on the device.
+        threshold: 0 (keep all) ... 65536 (drop all).
+        stream: the number of the mask among those of one seed.
+        out: where to write, int32 (rows, ceil(columns/32)).
+
+    Returns:
+        int32 (rows, ceil(columns/32)): bit c % 32 of word c // 32 is 1 where column c is kept; past the last column 0.
+    """
     words = triton.cdiv(columns, 32)
     if out is None:
         out = torch.empty((rows, words), dtype=torch.int32, device=seed.device)
@@ -45,5 +56,6 @@ def packed_mask(seed: Tensor, rows: int, columns: int, threshold: int, site: int
     WORDS = min(triton.next_power_of_2(words), 128)
     ROWS = 128 // WORDS
     grid = (triton.cdiv(rows, ROWS) * triton.cdiv(words, WORDS),)
-    packed_mask_kernel[grid](out, seed, rows, columns, threshold, site, ROWS=ROWS, WORDS=WORDS, num_warps=4)
+    with on_device(out):
+        packed_mask_kernel[grid](out, seed, rows, columns, threshold, stream, ROWS=ROWS, WORDS=WORDS, num_warps=4)
     return out

@@ -1,4 +1,4 @@
-"""The mask stream on a device: Philox4x64-10 with key (seed, site), sixteen mask elements a call.
+"""The mask stream on a device: Philox4x64-10 with key (seed, stream), sixteen mask elements a call.
 
 Columns 16*b ... 16*b+15 of row r come from counter (r*blocks + b + 1, 0, 0, 0), where blocks = ceil(columns/16).
 Its four 64-bit results are sixteen 16-bit words, little-endian; column 16*b+i is kept where word i >= threshold.
@@ -9,14 +9,14 @@ import triton.language as tl
 
 
 @triton.jit
-def keep_bits(seed, site, row, block, blocks, threshold):
+def keep_bits(seed, stream, row, block, blocks, threshold):
     """Sixteen mask elements an entry, int32: bit i is 1 where column 16*block+i of the row is kept.
 
-    seed, site: 64-bit scalars. row, block: any integers that broadcast to the result's shape. threshold: 0 ... 65536.
+    seed, stream: 64-bit scalars. row, block: any integers that broadcast to the result's shape. threshold: 0 ... 65536.
     """
     counter = (row.to(tl.int64) * blocks + block + 1).to(tl.uint64)
     zero = tl.zeros_like(counter)
-    w0, w1, w2, w3 = tl.random.philox_impl(counter, zero, zero, zero, seed.to(tl.uint64), site.to(tl.uint64))
+    w0, w1, w2, w3 = tl.random.philox_impl(counter, zero, zero, zero, seed.to(tl.uint64), stream.to(tl.uint64))
     return _at_least(w0, w1, w2, w3, threshold)
 
 

@@ -1,173 +1,254 @@
 """One library product and one fused pointwise kernel a step: correct for every shape, the measure of the others.
 
-    forward, backward       launchers; also of packed batches of sequences that end at different steps
-
-Bytes a step, forward (B rows, e bytes an element): the product reads W_hh (H*H*e), h and the input's part and writes a
-(3*B*H*e); the pointwise kernel reads a and B*H/8 bytes of bits and writes h (2*B*H*e), once more with a recurrent mask.
-Backward: 2*B*H*e more. Operations: 2*B*H*H, and 24 PTX instructions an element beside, backward 29 (16 bit; COSTS.md). On
-chip: nothing is kept from step to step.
-
-Bound a step at B = 64, H = 1024, bf16: 2.8 MB, all in the second-level cache, and 0.13 GFLOP: about 1 us on an A100,
-0.6 us on an H100. The limit is neither: two launches that depend on each other take about 5 us, or 3 us inside a CUDA
-graph, which may capture a call: nothing here waits for the device, and only lists of Python integers steer it.
-These are estimates; none was measured on a device.
+What limits it on a GPU with small layers is neither bytes nor operations: two launches a step that depend on each other take
+some 5 us of the device, 3 us inside a CUDA graph, and Python's part of them takes the host 25 to 35 us a step, which is what
+counts unless a CUDA graph replays the call. It may be captured: nothing here waits for the device, and only Python integers
+steer it. Estimates; none was measured on a device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import activate, through
+from .cell import cell_backward, cell_forward
+from .launch import MaskBits, bits_and_scale, check_can_run, dense, inverse, is_per_step, on_device
+from .mask_bits import kept
+from .plan import DTYPES
 
 TILE = 1024  # elements a program takes
-RUNTIME = ["rows", "others", "mask_row", "other_mask_row", "hidden_scale", "recurrent_scale"]
-
-
-# ---------------------------------------------------------------- kernels
-
-
-@triton.jit
-def kept(bits, mask_row, row, column, H, inside):
-    """Booleans of shape (rows, columns) of a packed mask (any, ceil(H/32)), whose row mask_row (int64) is our row 0."""
-    word = tl.load(bits + (mask_row + row) * tl.cdiv(H, 32) + column // 32, mask=inside, other=0)
-    return (word >> (column % 32)) & 1 != 0
+RUNTIME = ["rows", "others", "hidden_row", "recurrent_row", "hidden_scale", "inverse_scale", "recurrent_scale"]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def forward_kernel(y, h0, hidden_bits, recurrent_bits, state, rows, others, mask_row: tl.int64,
-                   other_mask_row: tl.int64, hidden_scale, recurrent_scale, H, NONLINEARITY: tl.constexpr,
-                   ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """y (rows, H) becomes m * f(y). state (others, H), for the next step: r * y, or r * h0 where a sequence starts."""
+def forward_kernel(
+    gates_ptr,  # (rows, H), becomes the output of the step
+    h_0_ptr,  # (B, H)
+    hidden_ptr,  # (any, ceil(H/32)) int32, or None: row hidden_row is that of our row 0
+    recurrent_ptr,  # the same for the next step
+    state_ptr,  # (others, H), or None: r * h for the next step, from h_0 where a sequence starts there
+    rows,
+    others,  # rows of the next step
+    hidden_row: tl.int64,
+    recurrent_row: tl.int64,
+    hidden_scale,
+    recurrent_scale,
+    H,
+    CELL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    DTYPE: tl.constexpr = gates_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     at = row * H + column
     inside = (row < rows) & (column < H)
-    h = activate(tl.load(y + at, mask=inside, other=0.0).to(tl.float32), NONLINEARITY, y.dtype.element_ty)
-    if hidden_bits is not None:
-        h = tl.where(kept(hidden_bits, mask_row, row, column, H, inside), h * hidden_scale, 0.0)
-    h = h.to(y.dtype.element_ty)
-    tl.store(y + at, h, mask=inside)
-    if state is not None:
+    h = cell_forward(tl.load(gates_ptr + at, mask=inside, other=0.0).to(tl.float32), CELL, DTYPE)
+    if hidden_ptr is not None:
+        h = tl.where(kept(hidden_ptr, hidden_row + row, column, H, inside), h * hidden_scale, 0.0)
+    h = h.to(DTYPE)
+    tl.store(gates_ptr + at, h, mask=inside)
+    if state_ptr is not None:
         other = (row < others) & (column < H)
-        h = tl.where(row < rows, h, tl.load(h0 + at, mask=other & (row >= rows), other=0.0))
-        if recurrent_bits is not None:
-            keep = kept(recurrent_bits, other_mask_row, row, column, H, other)
-            h = tl.where(keep, h.to(tl.float32) * recurrent_scale, 0.0).to(y.dtype.element_ty)
-        tl.store(state + at, h, mask=other)
+        h = tl.where(row < rows, h, tl.load(h_0_ptr + at, mask=other & (row >= rows), other=0.0))
+        if recurrent_ptr is not None:
+            keep = kept(recurrent_ptr, recurrent_row + row, column, H, other)
+            h = tl.where(keep, h.to(tl.float32) * recurrent_scale, 0.0).to(DTYPE)
+        tl.store(state_ptr + at, h, mask=other)
 
 
-@triton.jit(do_not_specialize=RUNTIME + ["inverse_scale"])
-def backward_kernel(grad_output, grad_h_n, output, hidden_bits, recurrent_bits, state, grad_a, grad_h0, rows, others,
-                    mask_row: tl.int64, other_mask_row: tl.int64, hidden_scale, inverse_scale, recurrent_scale, H,
-                    NONLINEARITY: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """grad_a (rows, H) of a step, whose successor had `others` rows and sent state (others, H) = grad_a' @ W_hh.
-
-    A sequence that ends here takes grad_h_n instead (row >= others); one that started at the successor gives grad_h0
-    (row >= rows). grad_output, output: (rows, H). grad_h_n (or None), grad_h0: (B, H).
-    """
+@triton.jit(do_not_specialize=RUNTIME)
+def backward_kernel(
+    grad_output_ptr,  # (rows, H)
+    grad_h_n_ptr,  # (B, H), or None: taken by a sequence that ends here (row >= others)
+    output_ptr,  # (rows, H)
+    hidden_ptr,  # (any, ceil(H/32)) int32, or None: row hidden_row is that of our row 0
+    recurrent_ptr,  # the same for the step after
+    state_ptr,  # (others, H): the gradient of the gates of the step after, times W_hh
+    grad_gates_ptr,  # (rows, H)
+    grad_h_0_ptr,  # (B, H): given by a sequence that starts at the step after (row >= rows)
+    rows,
+    others,  # rows of the step after
+    hidden_row: tl.int64,
+    recurrent_row: tl.int64,
+    hidden_scale,
+    inverse_scale,
+    recurrent_scale,
+    H,
+    CELL: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    DTYPE: tl.constexpr = grad_gates_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     at = row * H + column
     inside, other = (row < rows) & (column < H), (row < others) & (column < H)
-    dh = tl.load(state + at, mask=other, other=0.0).to(tl.float32)
-    if recurrent_bits is not None:
-        dh = tl.where(kept(recurrent_bits, other_mask_row, row, column, H, other), dh * recurrent_scale, 0.0)
-    tl.store(grad_h0 + at, dh.to(grad_h0.dtype.element_ty), mask=other & (row >= rows))
-    if grad_h_n is not None:
-        dh += tl.load(grad_h_n + at, mask=inside & (row >= others), other=0.0).to(tl.float32)
-    dh += tl.load(grad_output + at, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(output + at, mask=inside, other=0.0).to(tl.float32)
-    d = through(dh, y, hidden_scale, inverse_scale, NONLINEARITY)
-    if hidden_bits is not None and NONLINEARITY != "relu":
-        d = tl.where(kept(hidden_bits, mask_row, row, column, H, inside), d, 0.0)
-    tl.store(grad_a + at, d.to(grad_a.dtype.element_ty), mask=inside)
+    dh = tl.load(state_ptr + at, mask=other, other=0.0).to(tl.float32)
+    if recurrent_ptr is not None:
+        dh = tl.where(kept(recurrent_ptr, recurrent_row + row, column, H, other), dh * recurrent_scale, 0.0)
+    tl.store(grad_h_0_ptr + at, dh.to(DTYPE), mask=other & (row >= rows))
+    if grad_h_n_ptr is not None:
+        dh += tl.load(grad_h_n_ptr + at, mask=inside & (row >= others), other=0.0).to(tl.float32)
+    dh += tl.load(grad_output_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(output_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    grad_gates = cell_backward(dh, y, hidden_scale, inverse_scale, CELL)
+    if hidden_ptr is not None:
+        grad_gates = tl.where(kept(hidden_ptr, hidden_row + row, column, H, inside), grad_gates, 0.0)
+    tl.store(grad_gates_ptr + at, grad_gates.to(DTYPE), mask=inside)
 
 
-# ---------------------------------------------------------------- launchers
+def forward(
+    input_projection: Tensor,
+    h_0: Tensor,
+    w_hh: Tensor,
+    hidden: MaskBits | None,
+    recurrent: MaskBits | None,
+    *,
+    cell: str,
+    reverse: bool = False,
+    tf32: bool = False,
+    sizes: Sequence[int] | None = None,
+) -> Tensor:
+    """The output of every step.
 
+    Args:
+        input_projection: (T, B, H), or (N, H) with `sizes`, of float32, float16 or bfloat16, W_ih x and both biases.
+        h_0: (B, H).
+        w_hh: (H, H).
+        hidden: the mask of the new state, or None.
+        recurrent: the mask of the state where it enters W_hh, or None.
+        cell: "RNN_TANH" or "RNN_RELU".
+        reverse: from the last step to the first.
+        tf32: for the other strategies; the library's product asks PyTorch itself.
+        sizes: the rows of each step of sequences of different lengths, never increasing.
 
-def forward(xw: Tensor, h0: Tensor, w_hh: Tensor, hidden_bits: Tensor | None, recurrent_bits: Tensor | None,
-            hidden_scale: float, recurrent_scale: float, *, nonlinearity: str = "tanh", mask_scope: str = "step",
-            reverse: bool = False, tf32: bool = False, batch_sizes: Sequence[int] | None = None) -> Tensor:
-    """output like xw, the input's part with both biases: (T, B, H) or (sum of batch_sizes, H). h0: (B, H). w_hh: (H, H).
+    Returns:
+        Like input_projection, contiguous.
 
-    hidden_bits, recurrent_bits: packed masks, int32 (T*B or B, ceil(H/32)), or None. tf32 is for the other strategies:
-    the library's product asks PyTorch itself.
+    Raises:
+        ValueError: the strategy cannot run this here, and why.
     """
-    xw, h0, weight = xw.contiguous(), h0.contiguous(), w_hh.t()
-    steps = _steps(xw, batch_sizes, mask_scope, reverse)
-    output = torch.empty_like(xw)
-    x, y = xw.view(-1, xw.shape[-1]), output.view(-1, xw.shape[-1])
-    # Without one, the product reads what the step before wrote.
-    state = torch.empty_like(h0) if recurrent_bits is not None or (reverse and batch_sizes is not None) else None
-    h = h0
+    with on_device(input_projection):
+        input_projection, h_0, weight = input_projection.contiguous(), dense(h_0), w_hh.t()
+        steps = _steps(input_projection, hidden, recurrent, reverse, sizes)
+        output = torch.empty_like(input_projection)
+        x, y = (v.view(-1, v.shape[-1]) for v in (input_projection, output))
+        hidden_bits, hidden_scale = bits_and_scale(hidden)
+        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        # Without a state of its own the product reads what the step before wrote.
+        state = torch.empty_like(h_0) if recurrent is not None or (reverse and sizes is not None) else None
+        h = h_0
 
-    def pointwise(step: _Step, following: _Step) -> None:
-        _launch(forward_kernel, (y[step.where], h0, hidden_bits, recurrent_bits, state), step, following,
-                (hidden_scale, recurrent_scale), nonlinearity)
+        def pointwise(step: _Step, following: _Step) -> None:
+            tensors = y[step.rows], h_0, hidden_bits, recurrent_bits, state
+            _launch(forward_kernel, tensors, step, following, (hidden_scale, recurrent_scale), cell)
 
-    if state is not None:
-        pointwise(_NONE, steps[0])
-    for step, following in zip(steps, [*steps[1:], _NONE], strict=True):
-        torch.addmm(x[step.where], (h if state is None else state)[:step.rows], weight, out=y[step.where])
-        pointwise(step, following)
-        h = y[step.where]
+        if state is not None:
+            pointwise(_NONE, steps[0])
+        for step, following in zip(steps, [*steps[1:], _NONE], strict=True):
+            entering = (h if state is None else state)[: step.size]
+            torch.addmm(x[step.rows], entering, weight, out=y[step.rows])
+            pointwise(step, following)
+            h = y[step.rows]
     return output
 
 
-def backward(grad_output: Tensor, grad_h_n: Tensor | None, output: Tensor, w_hh: Tensor, hidden_bits: Tensor | None,
-             recurrent_bits: Tensor | None, hidden_scale: float, recurrent_scale: float, *, nonlinearity: str = "tanh",
-             mask_scope: str = "step", reverse: bool = False, tf32: bool = False,
-             batch_sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    """grad_a like output, the gradient of what goes into the activation, and grad_h0 (B, H)."""
+def backward(
+    grad_output: Tensor,
+    grad_h_n: Tensor | None,
+    output: Tensor,
+    w_hh: Tensor,
+    hidden: MaskBits | None,
+    recurrent: MaskBits | None,
+    *,
+    cell: str,
+    reverse: bool = False,
+    tf32: bool = False,
+    sizes: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the gates, which are those of the input projection, and of h_0.
+
+    Args:
+        grad_output: like output.
+        grad_h_n: (B, H), or None.
+        output: (T, B, H) or (N, H), what forward returned. The rest is what forward was given.
+
+    Returns:
+        Like output, and (B, H), contiguous.
+
+    Raises:
+        ValueError: the strategy cannot run this here, and why.
+    """
     H = output.shape[-1]
-    grad_h_n = None if grad_h_n is None else grad_h_n.contiguous()
-    steps = _steps(output, batch_sizes, mask_scope, reverse)
-    grad_a = torch.empty_like(output, memory_format=torch.contiguous_format)
-    g, y, d = grad_output.contiguous().view(-1, H), output.contiguous().view(-1, H), grad_a.view(-1, H)
-    grad_h0, state = (output.new_empty(max(s.rows for s in steps), H) for _ in range(2))
-    hidden_scale = 1.0 if hidden_bits is None else hidden_scale
-    scales = hidden_scale, 1.0 / hidden_scale if hidden_scale else 0.0, recurrent_scale
+    with on_device(output):
+        steps = _steps(output, hidden, recurrent, reverse, sizes)
+        grad_gates = torch.empty_like(output, memory_format=torch.contiguous_format)
+        g, y, d = (v.contiguous().view(-1, H) for v in (grad_output, output, grad_gates))
+        grad_h_n = dense(grad_h_n)
+        grad_h_0, state = (output.new_empty(max(step.size for step in steps), H) for _ in range(2))
+        hidden_bits, hidden_scale = bits_and_scale(hidden)
+        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        scales = hidden_scale, inverse(hidden_scale), recurrent_scale
 
-    following = _NONE
-    for step in [*steps[::-1], _NONE]:
-        tensors = (g[step.where], grad_h_n, y[step.where], hidden_bits, recurrent_bits, state, d[step.where], grad_h0)
-        _launch(backward_kernel, tensors, step, following, scales, nonlinearity)
-        if step.rows:
-            torch.mm(d[step.where], w_hh, out=state[:step.rows])
-        following = step
-    return grad_a, grad_h0
-
-
-class _Step:
-    """Where a step's rows are in the data, and the row of the mask that is its row 0."""
-
-    def __init__(self, start: int, rows: int, mask_row: int) -> None:
-        self.where, self.rows, self.mask_row = slice(start, start + rows), rows, mask_row
+        following = _NONE
+        for step in [*steps[::-1], _NONE]:
+            rows = step.rows
+            tensors = g[rows], grad_h_n, y[rows], hidden_bits, recurrent_bits, state, d[rows], grad_h_0
+            _launch(backward_kernel, tensors, step, following, scales, cell)
+            if step.size:
+                torch.mm(d[rows], w_hh, out=state[: step.size])
+            following = step
+    return grad_gates, grad_h_0
 
 
-_NONE = _Step(0, 0, 0)
+class _Step(NamedTuple):
+    rows: slice  # of the data
+    size: int
+    hidden_row: int  # of the mask, for the step's row 0
+    recurrent_row: int
 
 
-def _steps(data: Tensor, batch_sizes: Sequence[int] | None, mask_scope: str, reverse: bool) -> list[_Step]:
+_NONE = _Step(slice(0, 0), 0, 0, 0)
+
+
+def _steps(
+    data: Tensor, hidden: MaskBits | None, recurrent: MaskBits | None, reverse: bool, sizes: Sequence[int] | None
+) -> list[_Step]:
     """The steps in the order in which forward takes them."""
-    sizes = [data.shape[1]] * data.shape[0] if batch_sizes is None else list(batch_sizes)
+    H = data.shape[-1]
+    sizes = [data.shape[1]] * data.shape[0] if sizes is None else sizes
+    B, rows = (sizes[0], sum(sizes)) if sizes else (0, 0)
+    reason = "" if data.dtype in DTYPES else f"{data.dtype} is none of float32, float16, bfloat16"
+    check_can_run("stepwise", len(sizes), B, reason)
+    hidden_per_step, recurrent_per_step = (is_per_step(mask, rows, B, H) for mask in (hidden, recurrent))
     steps, start = [], 0
-    for t, rows in enumerate(sizes):
-        steps.append(_Step(start, rows, t * sizes[0] if mask_scope == "step" else 0))
-        start += rows
+    for size in sizes:
+        steps.append(_Step(slice(start, start + size), size, start * hidden_per_step, start * recurrent_per_step))
+        start += size
     return steps[::-1] if reverse else steps
 
 
-def _launch(kernel, tensors: tuple, step: _Step, following: _Step, scales: tuple, nonlinearity: str) -> None:
+def _launch(
+    kernel: Any, tensors: tuple[Tensor | None, ...], step: _Step, following: _Step, scales: tuple[float, ...], cell: str
+) -> None:
     H = tensors[0].shape[-1]
-    rows, columns = max(step.rows, following.rows), min(triton.next_power_of_2(H), 256)
+    rows, columns = max(step.size, following.size), min(triton.next_power_of_2(H), 256)
     ROWS = TILE // columns
     kernel[triton.cdiv(rows, ROWS), triton.cdiv(H, columns)](
-        *tensors, step.rows, following.rows, step.mask_row, following.mask_row, *scales, H,
-        NONLINEARITY=nonlinearity, ROWS=ROWS, COLUMNS=columns)
+        *tensors,
+        step.size,
+        following.size,
+        step.hidden_row,
+        following.recurrent_row,
+        *scales,
+        H,
+        CELL=cell,
+        ROWS=ROWS,
+        COLUMNS=columns,
+    )

@@ -1,15 +1,21 @@
 """rnndrop: an Elman RNN with dropout inside the recurrence, at the price of a plain ``torch.nn.RNN``.
 
-rnn             RNN and RNNCell, drop-ins for torch.nn's
+modules         RNN and RNNCell, drop-ins for torch.nn's
 functional      tanh_dropout and rnn_layer, the same as functions
 mask            the mask stream: dropout_mask
 reference       the plain loop that everything is tested against
 """
 
+import torch
+
 from . import functional
+from .dropouts import Dropouts
 from .explain import explain
 from .mask import dropout_mask
-from .rnn import RNN, RNNCell
+from .modules import RNN, RNNCell
 
 __version__ = "0.1.0"
 __all__ = ["RNN", "RNNCell", "dropout_mask", "explain", "functional"]
+
+# torch.load(weights_only=True) of a whole module makes these.
+torch.serialization.add_safe_globals([RNN, RNNCell, Dropouts])

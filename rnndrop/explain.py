@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, is_dataclass
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .functional import compute_dtype
-from .rnn import RNN
+from .autocast import compute_dtype
+from .dispatch import Choice, Problem, choose
+from .modules import RNN
+from .modules.base import RNNBase
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Explanation:
         return "\n".join(lines + [f"    not {name}: {reason}" for name, reason in self.rejected.items()])
 
 
-def explain(rnn: RNN, input: Tensor | PackedSequence) -> Explanation:
+def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
     """Which strategy ``rnn(input)`` runs for each of its layers and directions, and why.
 
     Args:
@@ -40,27 +41,26 @@ def explain(rnn: RNN, input: Tensor | PackedSequence) -> Explanation:
     Raises:
         TypeError: `rnn` is no ``rnndrop.RNN``.
     """
-    if not isinstance(rnn, RNN):
-        raise TypeError(f"rnn should be a rnndrop.RNN, got {type(rnn).__name__}")
-    packed = isinstance(input, PackedSequence)
-    data: Any = input.data if isinstance(input, PackedSequence) else input
-    if not rnn.training or not (rnn.hidden_dropout or rnn.recurrent_dropout):
+    if not isinstance(rnn, RNNBase):
+        raise TypeError(f"rnn should be a rnndrop.{RNN.__name__}, got {type(rnn).__name__}")
+    if not rnn.training or not rnn._dropouts.inside:
         return Explanation("torch.nn.RNN", "nothing is dropped inside the recurrence: PyTorch's own layers, cuDNN's on CUDA")
-    if data.device.type in ("cpu", "meta"):
-        return Explanation("torch", "the input is on the CPU: in-place products by PyTorch, the rest by NumPy")
-    if data.device.type != "cuda":
-        return Explanation("reference", f"there are no kernels for {data.device.type}: a plain loop of PyTorch operations")
-    from .gpu import choose
+    return from_choice(choose("auto", _problem(rnn, input)))
 
+
+def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
     if isinstance(input, PackedSequence):
-        batch = int(input.batch_sizes[0])
+        data, steps, batch = input.data, input.batch_sizes.shape[0], int(input.batch_sizes[0])
+        packed = int(input.batch_sizes[-1]) != batch
     else:
-        batch = 1 if data.dim() == 2 else data.shape[0 if rnn.batch_first else 1]
-    return from_choice(choose(data.device, rnn.hidden_size, batch, compute_dtype(data), packed=packed))
+        first = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if rnn.batch_first else input
+        data, (steps, batch), packed = input, first.shape[:2], False
+    return Problem(data.device, compute_dtype(data), steps, batch, rnn.hidden_size, packed, rnn.mode)
 
 
-def from_choice(choice: Any) -> Explanation:
-    plan = choice.plan._asdict() if choice.plan else {}
-    on_chip = plan.get("weight", 0) + plan.get("shared", 0)
-    tiles = {name: value for name, value in plan.items() if name not in ("weight", "shared", "reason")}
+def from_choice(choice: Choice) -> Explanation:
+    plan = choice.plan
+    facts = asdict(plan) if is_dataclass(plan) else plan._asdict() if plan else {}
+    on_chip = facts.get("weight", 0) + facts.get("shared", 0)
+    tiles = {name: value for name, value in facts.items() if name not in ("weight", "shared", "reason")}
     return Explanation(choice.strategy, choice.reason, tiles, on_chip, choice.rejected)

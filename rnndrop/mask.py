@@ -1,6 +1,6 @@
-"""The mask stream: every dropout mask as a pure function of (seed, site, row, column).
+"""The mask stream: every dropout mask as a pure function of (seed, stream, row, column).
 
-The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with key (seed, site).
+The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with key (seed, stream).
 A row of H columns takes ``ceil(H/16)`` counters, a counter gives 16 words of 16 bits, and a word is kept where it is at
 least ``threshold(p)``. No device, dtype, stride, tiling or number of threads enters, so every backend drops the same units.
 """
@@ -21,17 +21,18 @@ from torch import Tensor
 KINDS = {"hidden": 0, "recurrent": 1, "between": 2}
 WORDS = 16  # 16-bit words a counter yields
 RANGE = 65536  # values of a word
-CHUNK = 1 << 17  # words drawn at a time: they stay in the second-level cache
+CHUNK = 1 << 17  # words drawn at a time: they stay in the L2 cache
 SHARE = 1 << 18  # words that repay a second thread
 
 
 class Mask(NamedTuple):
-    """A mask as a backend holds it. `keep` has a row for each step and sequence, (T*B, ...), where every step has a mask of its
-    own (`per_step`), and else one for each sequence, (B, ...). What is kept is multiplied by `scale`."""
+    """A mask: what is kept, in the form of the code that takes it, and what is multiplied by `scale` then.
+
+    It has a row for each row of the sequences, (N, ...), or one for each sequence, (B, ...), which serves at all of its steps.
+    """
 
     keep: Tensor
     scale: float
-    per_step: bool
 
 
 def check_probability(name: str, p: Any) -> float:
@@ -71,7 +72,7 @@ def scale(p: float) -> float:
     return RANGE / kept if kept else 0.0
 
 
-def site(kind: str, layer: int = 0, direction: int = 0) -> int:
+def stream(kind: str, layer: int = 0, direction: int = 0) -> int:
     """The second word of the key: which mask of the network this is."""
     if kind not in KINDS:
         raise ValueError(f"Unknown kind {kind!r}. Select from {', '.join(map(repr, KINDS))}")
@@ -80,20 +81,34 @@ def site(kind: str, layer: int = 0, direction: int = 0) -> int:
     return KINDS[kind] << 32 | layer << 1 | direction
 
 
-def keep_bytes(seed: int, rows: int, columns: int, p: float, where: int) -> Tensor:
+def keep_bytes(seed: int, rows: int, columns: int, threshold: int, stream: int) -> Tensor:
     """The mask of `rows` rows as an int8 tensor of shape (rows, columns): -1 (all bits set) where kept, 0 where dropped.
 
-    `where` is a :func:`site`. Negative seeds wrap modulo 2**64.
+    Negative seeds wrap modulo 2**64.
     """
-    keep = np.empty((rows, columns), np.int8) if p < 1 else np.zeros((rows, columns), np.int8)
-    if p < 1:
-        workers = min(torch.get_num_threads(), rows * columns // SHARE)
-        if workers > 1:
-            cuts = [rows * i // workers for i in range(workers + 1)]
-            list(_pool(os.getpid()).map(lambda part: _fill(keep, part[0], part[1], seed, where, threshold(p)), pairwise(cuts)))
-        else:
-            _fill(keep, 0, rows, seed, where, threshold(p))
+    if threshold == RANGE:
+        return torch.zeros((rows, columns), dtype=torch.int8)
+    keep = np.empty((rows, columns), np.int8)
+    workers = min(torch.get_num_threads(), rows * columns // SHARE) if rows * columns >= 2 * SHARE else 1
+    if workers == 1 or not _fill_by_threads(keep, workers, seed, stream, threshold):
+        _fill(keep, 0, rows, seed, stream, threshold)
     return torch.from_numpy(keep)
+
+
+def packed(keep: Tensor) -> Tensor:
+    """A mask of bytes (rows, columns) as bits, int32 (rows, ceil(columns/32)): bit c % 32 of word c // 32 is column c."""
+    rows, columns = keep.shape
+    bits = np.zeros((rows, -(-columns // 32) * 4), np.uint8)
+    bits[:, : -(-columns // 8)] = np.packbits(keep.numpy() != 0, axis=1, bitorder="little")
+    return torch.from_numpy(bits.view("<i4").astype(np.int32, copy=False))
+
+
+def unpacked(keep: Tensor, columns: int) -> Tensor:
+    """A mask of bytes or of bits as bool, (rows, columns)."""
+    if keep.dtype == torch.int8:
+        return keep != 0
+    bit = torch.arange(32, dtype=torch.int32, device=keep.device)
+    return (keep[:, :, None] >> bit & 1).bool().flatten(1)[:, :columns]
 
 
 def dropout_mask(
@@ -127,24 +142,27 @@ def dropout_mask(
     p = check_probability("p", p)
     if rows < 0 or columns < 0:
         raise ValueError(f"rows and columns should not be negative, got rows={rows!r}, columns={columns!r}")
-    keep = keep_bytes(int(check_seed(seed)), rows, columns, p, site(kind, layer, direction))
+    keep = keep_bytes(int(check_seed(seed)), rows, columns, threshold(p), stream(kind, layer, direction))
     return (keep != 0).to(torch.get_default_dtype()) * scale(p)
 
 
-def _fill(keep: np.ndarray, start: int, stop: int, seed: int, where: int, threshold: int) -> None:
+def _fill_by_threads(keep: np.ndarray, workers: int, seed: int, stream: int, threshold: int) -> bool:
+    """Whether threads wrote the mask: they take no work once the interpreter has begun to shut down."""
+    cuts = [len(keep) * i // workers for i in range(workers + 1)]
+    try:
+        parts = [_pool(os.getpid()).submit(_fill, keep, *part, seed, stream, threshold) for part in pairwise(cuts)]
+    except RuntimeError:
+        return False
+    for part in parts:
+        part.result()
+    return True
+
+
+def _fill(keep: np.ndarray, start: int, stop: int, seed: int, stream: int, threshold: int) -> None:
     """Writes rows [start, stop) of the mask, a cache-sized chunk at a time."""
     columns = keep.shape[1]
     blocks = -(-columns // WORDS)
-    philox = _thread.philox
-    # NumPy advances the counter before it draws: this start makes the first counter start*blocks + 1.
-    philox.state = {
-        "bit_generator": "Philox",
-        "state": {"counter": _words(start * blocks, 0, 0, 0), "key": _words(seed % 2**64, where)},
-        "buffer": _words(0, 0, 0, 0),
-        "buffer_pos": 4,  # nothing left in the buffer
-        "has_uint32": 0,
-        "uinteger": 0,
-    }
+    philox = _thread.at(seed, stream, start * blocks)
     rows = max(1, CHUNK // max(1, blocks * WORDS))
     for first in range(start, stop, rows):
         part = keep[first : min(first + rows, stop)]
@@ -153,15 +171,22 @@ def _fill(keep: np.ndarray, start: int, stop: int, seed: int, where: int, thresh
         np.negative(part, out=part)
 
 
-def _words(*words: int) -> np.ndarray:
-    return np.array(words, np.uint64)
-
-
 class _Thread(threading.local):
     """A generator for each thread: to make one takes ten times as long as to set its state."""
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
+        self.state: dict[str, Any] = {**self.philox.state, "buffer_pos": 4}  # nothing is left in the buffer
+        self.counter, self.key = self.state["state"]["counter"], self.state["state"]["key"]
+        self.counter[:] = 0
+
+    def at(self, seed: int, stream: int, counter: int) -> np.random.Philox:
+        """The generator before a block of a stream. NumPy advances the counter before it draws: the first is one more."""
+        self.counter[0] = counter
+        self.key[0] = seed % 2**64
+        self.key[1] = stream
+        self.philox.state = self.state
+        return self.philox
 
 
 _thread = _Thread()

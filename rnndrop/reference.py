@@ -1,60 +1,77 @@
-"""The obvious loop over time, in any dtype and differentiable as often as one likes: the oracle of every test."""
+"""The obvious loop over time, in any dtype and differentiable as often as one likes: the oracle of every test.
+
+One loop; what a cell computes in a step is a function of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda x: x}
+from .cell import Cell, Weights
+from .mask import Mask
+from .steps import Steps
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda x: x}
+States = tuple[Tensor, ...]
+Masks = Mapping[str, Mask]
 
 
-def dropout(x: Tensor, keep: Tensor | None, scale: float, *, nonlinearity: str = "identity") -> Tensor:
-    """dropout(f(x)): 0 where `keep` is False, and elsewhere f(x) times `scale`."""
-    if keep is not None:
-        # f(0) = 0: to drop before f is to drop after it, and no NaN meets a 0 in the gradient.
-        x = x.masked_fill(~keep, 0)
-    return ACTIVATIONS[nonlinearity](x) * scale
+def dropout(x: Tensor, mask: Mask | None, activation: str = "identity") -> Tensor:
+    """dropout(f(x)): 0 where the mask, of bool, does not keep, and elsewhere f(x) times the mask's scale."""
+    if mask is None:
+        return ACTIVATIONS[activation](x)
+    # f(0) = 0: to drop before f is to drop after it, and no NaN meets a 0 in the gradient.
+    return ACTIVATIONS[activation](x.masked_fill(~mask.keep, 0)) * mask.scale
 
 
-def rnn_layer(
-    input: Sequence[Tensor],
-    h0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    *,
-    nonlinearity: str = "tanh",
-    hidden_keep: Sequence[Tensor] | None = None,
-    hidden_scale: float = 1.0,
-    recurrent_keep: Sequence[Tensor] | None = None,
-    recurrent_scale: float = 1.0,
-    reverse: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """One layer, one direction, in the words of its equations.
+def tanh_dropout_gradient(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
+    """The gradient of x, from y = dropout(tanh(x)), which leads to x where this is to be differentiated itself."""
+    slope = mask.scale - y * y / (mask.scale or 1)  # scale * (1 - f**2)
+    return (grad_y * slope).masked_fill(~mask.keep, 0)
+
+
+def rnn_step(x: Tensor, states: States, weights: Weights, masks: Masks, activation: str) -> States:
+    """h_t = m * f(W_ih x_t + b_ih + W_hh (r * h_{t-1}) + b_hh)."""
+    a = torch.nn.functional.linear(x, weights.w_ih, weights.b_ih)
+    a = a + torch.nn.functional.linear(dropout(states[0], masks.get("recurrent")), weights.w_hh, weights.b_hh)
+    return (dropout(a, masks.get("hidden"), activation),)
+
+
+STEP = {"RNN_TANH": rnn_step, "RNN_RELU": rnn_step}
+
+
+def layer(
+    input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
+) -> tuple[Tensor, States]:
+    """One layer, one direction.
 
     Args:
-        input: for each step the x_t of the sequences that have not ended, (B_t, I) with B_t <= B.
-        h0: (B, H).
-        hidden_keep: for each step, bool (B_t, H) or (B, H): True where h_t is kept, to be multiplied by the scale.
-        recurrent_keep: likewise what of h_{t-1} enters W_hh.
-        reverse: from the last step to the first.
+        input: (T, B, I), or (N, I) of packed data.
+        states: (B, H) each, at the beginning.
+        weights: those of the layer.
+        masks: by kind, bool, of the rows of all steps (N, H) or of the sequences (B, H).
+        steps: where the rows are.
+        cell: what runs at each step.
 
     Returns:
-        The h_t of all steps, row under row, (sum of B_t, H), and h_n (B, H).
+        The first state at all steps, (T, B, H) or (N, H), and the states at the end, (B, H) each.
     """
-    steps = list(enumerate(input))
-    output = [h0] * len(steps)
-    h = h0
-    for t, x in steps[::-1] if reverse else steps:
-        running = len(x)
-        r = None if recurrent_keep is None else recurrent_keep[t][:running]
-        m = None if hidden_keep is None else hidden_keep[t][:running]
-        a = x @ w_ih.t() + dropout(h[:running], r, recurrent_scale) @ w_hh.t()
-        for bias in (b_ih, b_hh):
-            a = a if bias is None else a + bias
-        output[t] = dropout(a, m, hidden_scale, nonlinearity=nonlinearity)
-        h = torch.cat([output[t], h[running:]])
-    return torch.cat(output), h
+    step, states = STEP[cell.mode], tuple(states)
+    outputs = []
+    for x, (start, stop) in zip(steps.split(input), steps.ranges, strict=True):
+        size = stop - start
+        now = {kind: _rows(mask, start, stop, steps) for kind, mask in masks.items()}
+        new = step(x, tuple(state[:size] for state in states), weights, now, cell.activation)
+        outputs.append(new[0])
+        states = tuple(torch.cat([s, old[size:]]) if size < steps.batch else s for s, old in zip(new, states, strict=True))
+    output = torch.cat(outputs[::-1] if steps.reverse else outputs)
+    return output.view(*input.shape[:-1], output.shape[-1]), states
+
+
+def _rows(mask: Mask, start: int, stop: int, steps: Steps) -> Mask:
+    """The mask of a step."""
+    per_step = mask.keep.shape[0] == steps.rows
+    return Mask(mask.keep[start:stop] if per_step else mask.keep[: stop - start], mask.scale)

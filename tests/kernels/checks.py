@@ -24,8 +24,19 @@ def inputs(rows, columns, dtype, device):
     return x, grad
 
 
-def against_float64(forward, backward, device, *, rows=12, columns=40, dtype=torch.float32, nonlinearity="tanh",
-                    threshold=24000, row_start=3, stride=lambda x: x):
+def against_float64(
+    forward,
+    backward,
+    device,
+    *,
+    rows=12,
+    columns=40,
+    dtype=torch.float32,
+    nonlinearity="tanh",
+    threshold=24000,
+    row_start=3,
+    stride=lambda x: x,
+):
     """Output and gradient of every element; exact zeros where the mask drops, whatever is there."""
     x, grad = (stride(v) for v in inputs(rows, columns, dtype, device))
     scale, seed = stream.scale(threshold), seed_tensor(device)
@@ -35,20 +46,24 @@ def against_float64(forward, backward, device, *, rows=12, columns=40, dtype=tor
     keep = stream.keep(SEED, rows, columns, threshold, SITE, row_start)
     exact = x.cpu().double().requires_grad_()
     expected = torch.where(keep, getattr(torch, nonlinearity)(exact) * scale, 0.0)
-    slope, = torch.autograd.grad(expected, exact, torch.ones_like(expected))
+    (slope,) = torch.autograd.grad(expected, exact, torch.ones_like(expected))
     expected_dx = torch.where(keep, grad.cpu().double() * slope, 0.0)
-    if nonlinearity == "relu":                      # its slope 0 stops a NaN too
+    if nonlinearity == "relu":  # its slope 0 stops a NaN too
         expected_dx = torch.where(exact <= 0, 0.0, expected_dx)
 
     assert y.dtype == dx.dtype == dtype
     assert (y.cpu()[~keep] == 0).all() and (dx.cpu()[~keep] == 0).all()
     tiny = torch.finfo(dtype).smallest_normal * EPSILON[dtype]
-    cut = 2 if dtype == torch.bfloat16 and backend_name() == "interpreter" else 1      # it truncates to bf16
-    torch.testing.assert_close(y.cpu().double(), expected.detach(), rtol=cut * POINTWISE[dtype], atol=tiny,
-                               equal_nan=True)
+    cut = 2 if dtype == torch.bfloat16 and backend_name() == "interpreter" else 1  # it truncates to bf16
+    torch.testing.assert_close(y.cpu().double(), expected.detach(), rtol=cut * POINTWISE[dtype], atol=tiny, equal_nan=True)
     size = scale * grad.nan_to_num().abs().max().item()
-    torch.testing.assert_close(dx.cpu().double(), expected_dx.detach(), rtol=EPSILON[dtype],
-                               atol=cut * POINTWISE_GRADIENT[dtype] * size + tiny, equal_nan=True)
+    torch.testing.assert_close(
+        dx.cpu().double(),
+        expected_dx.detach(),
+        rtol=EPSILON[dtype],
+        atol=cut * POINTWISE_GRADIENT[dtype] * size + tiny,
+        equal_nan=True,
+    )
 
 
 def steps_are_rows(forward, backward, device, *, steps=4, batch=3, columns=33):

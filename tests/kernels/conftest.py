@@ -5,7 +5,7 @@ import pytest
 
 from tests import triton_driver
 
-if importlib.util.find_spec("triton") is None:      # not imported here: the backend is chosen first
+if importlib.util.find_spec("triton") is None:  # not imported here: the backend is chosen first
     collect_ignore_glob = ["test_*.py"]
 
 

@@ -1,18 +1,23 @@
 """What must hold of a strategy's forward and backward over a sequence; tests give it the real ones and broken ones."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rnndrop.kernels.launch import MaskBits
 from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
 from . import stream
 
+STEP, SEQUENCE_SCOPE = "step", "sequence"
+NONLINEARITY = {"RNN_TANH": torch.tanh, "RNN_RELU": torch.relu}
+
 
 class Case(NamedTuple):
-    """One layer and direction. Two thresholds, of 65536: hidden and recurrent; None is no mask."""
+    """One layer and direction. Thresholds, of 65536, and scopes of two masks: hidden and recurrent; None is no mask."""
 
     T: int = 3
     B: int = 3
@@ -20,33 +25,37 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.float32
     hidden: int | None = 16384
     recurrent: int | None = None
-    nonlinearity: str = "tanh"
-    mask_scope: str = "step"
+    cell: str = "RNN_TANH"
+    scopes: tuple[str, str] = (STEP, STEP)
     reverse: bool = False
     tf32: bool = False
-    batch_sizes: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] | None = None  # of packed data
 
     @property
     def options(self) -> dict:
-        named = {name: getattr(self, name) for name in ("nonlinearity", "mask_scope", "reverse", "tf32")}
-        return named | ({} if self.batch_sizes is None else {"batch_sizes": self.batch_sizes})
+        named = {"cell": self.cell, "reverse": self.reverse, "tf32": self.tf32}
+        return named if self.sizes is None else named | {"sizes": self.sizes}
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        return self.batch_sizes or (self.B,) * self.T
+    def step_sizes(self) -> tuple[int, ...]:
+        return self.sizes or (self.B,) * self.T
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.T, self.B, self.H) if self.batch_sizes is None else (sum(self.batch_sizes), self.H)
+        return (self.T, self.B, self.H) if self.sizes is None else (sum(self.sizes), self.H)
+
+    @property
+    def thresholds(self) -> tuple[int | None, int | None]:
+        return self.hidden, self.recurrent
 
     @property
     def scales(self) -> tuple[float, float]:
-        return tuple(1.0 if threshold is None else stream.scale(threshold) for threshold in (self.hidden, self.recurrent))
+        return tuple(1.0 if threshold is None else stream.scale(threshold) for threshold in self.thresholds)
 
 
 class Inputs(NamedTuple):
-    xw: Tensor
-    h0: Tensor
+    input_projection: Tensor
+    h_0: Tensor
     w_hh: Tensor
     grad_output: Tensor
     grad_h_n: Tensor
@@ -60,50 +69,63 @@ def inputs(case: Case) -> Inputs:
     def normal(*shape: int, size: float = 1.0) -> Tensor:
         return (torch.randn(shape, generator=generator) * size).to(case.dtype)
 
-    B, H = case.sizes[0], case.H
+    B, H = case.step_sizes[0], case.H
     size = 0.7 / H**0.5 / max(1.0, *case.scales)
-    rows = B * len(case.sizes) if case.mask_scope == "step" else B
     keeps = [
-        None if threshold is None else stream.keep(-7, rows, H, threshold, kind << 32)
-        for kind, threshold in enumerate((case.hidden, case.recurrent))
+        None if threshold is None else stream.keep(-7, sum(case.step_sizes) if scope == STEP else B, H, threshold, kind << 32)
+        for kind, (threshold, scope) in enumerate(zip(case.thresholds, case.scopes, strict=True))
     ]
     return Inputs(normal(*case.shape), normal(B, H), normal(H, H, size=size), normal(*case.shape), normal(B, H), keeps)
 
 
-def pack(keep: Tensor | None) -> Tensor | None:
-    if keep is None:
-        return None
+def pack(keep: Tensor) -> Tensor:
+    """Booleans (rows, H) as int32 (rows, ceil(H/32))."""
     words = torch.nn.functional.pad(keep, (0, -keep.shape[1] % 32)).view(len(keep), -1, 32)
     return (words.long() << torch.arange(32)).sum(2).to(torch.int32)
 
 
+def masks(case: Case, keeps: list, device: str) -> list[MaskBits | None]:
+    """Hidden and recurrent as the launchers take them."""
+    pairs = zip(keeps, case.scales, strict=True)
+    return [None if keep is None else MaskBits(pack(keep).to(device), scale) for keep, scale in pairs]
+
+
 def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """output, grad_a and grad_h0 by the obvious loop, in float64."""
-    xw, h0, w = (v.double() for v in given[:3])
-    xw, h0 = xw.requires_grad_(), h0.requires_grad_()
-    steps = list(zip(range(len(case.sizes)), xw.view(-1, case.H).split(case.sizes), strict=True))
-    outputs, h, (hidden_scale, recurrent_scale) = [h0] * len(steps), h0, case.scales
-    hidden, recurrent = given.keeps
-    for t, x in steps[::-1] if case.reverse else steps:
-        n, first = len(x), t * len(h0) if case.mask_scope == "step" else 0
-        r = h[:n] if recurrent is None else torch.where(recurrent[first:first + n], h[:n] * recurrent_scale, 0.0)
-        y = getattr(torch, case.nonlinearity)(x + r @ w.t())
-        y = y if hidden is None else torch.where(hidden[first:first + n], y * hidden_scale, 0.0)
+    """output, grad_gates and grad_h_0 by the obvious loop, in float64."""
+    x, h_0, w = (v.double() for v in given[:3])
+    x, h_0 = x.requires_grad_(), h_0.requires_grad_()
+    sizes, H = case.step_sizes, case.H
+    rows = [range(stop - size, stop) for size, stop in zip(sizes, itertools.accumulate(sizes), strict=True)]
+    outputs, h = [h_0] * len(sizes), h_0
+    for t in reversed(range(len(sizes))) if case.reverse else range(len(sizes)):
+        n = sizes[t]
+        entering = _dropped(case, given.keeps, 1, rows[t], h[:n])
+        y = NONLINEARITY[case.cell](x.view(-1, H)[rows[t].start : rows[t].stop] + entering @ w.t())
+        y = _dropped(case, given.keeps, 0, rows[t], y)
         outputs[t], h = y, torch.cat([y, h[n:]])
     output = torch.cat(outputs).view(case.shape)
-    grads = torch.autograd.grad([output, h], [xw, h0], [given.grad_output.double(), given.grad_h_n.double()])
+    grads = torch.autograd.grad([output, h], [x, h_0], [given.grad_output.double(), given.grad_h_n.double()])
     return output.detach(), *grads
 
 
+def _dropped(case: Case, keeps: list, kind: int, rows: range, x: Tensor) -> Tensor:
+    """x of a step with the mask of a kind; `rows` are the step's rows of the data."""
+    if keeps[kind] is None:
+        return x
+    first = rows.start if case.scopes[kind] == STEP else 0
+    return torch.where(keeps[kind][first : first + len(rows)], x * case.scales[kind], 0.0)
+
+
 def run(strategy, case: Case, given: Inputs, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """output, grad_a and grad_h0 of the strategy, on the CPU."""
-    xw, h0, w, grad_output, grad_h_n = (v.to(device) for v in given[:5])
-    bits = [None if keep is None else pack(keep).to(device) for keep in given.keeps]
-    output = strategy.forward(xw, h0, w, *bits, *case.scales, **case.options)
-    grad_a, grad_h0 = strategy.backward(grad_output, grad_h_n, output, w, *bits, *case.scales, **case.options)
-    assert output.shape == grad_a.shape == xw.shape and grad_h0.shape == h0.shape
-    assert output.dtype == grad_a.dtype == grad_h0.dtype == case.dtype
-    return output.cpu(), grad_a.cpu(), grad_h0.cpu()
+    """output, grad_gates and grad_h_0 of the strategy, on the CPU."""
+    x, h_0, w, grad_output, grad_h_n = (v.to(device) for v in given[:5])
+    hidden, recurrent = masks(case, given.keeps, device)
+    output = strategy.forward(x, h_0, w, hidden, recurrent, **case.options)
+    grad_gates, grad_h_0 = strategy.backward(grad_output, grad_h_n, output, w, hidden, recurrent, **case.options)
+    assert output.shape == grad_gates.shape == x.shape and grad_h_0.shape == h_0.shape
+    assert output.dtype == grad_gates.dtype == grad_h_0.dtype == case.dtype
+    assert output.is_contiguous() and grad_gates.is_contiguous() and grad_h_0.is_contiguous()
+    return output.cpu(), grad_gates.cpu(), grad_h_0.cpu()
 
 
 def against_float64(strategy, case: Case, device: str) -> None:
@@ -112,7 +134,7 @@ def against_float64(strategy, case: Case, device: str) -> None:
     got, expected = run(strategy, case, given, device), oracle(case, given)
     cut = 2 if case.dtype == torch.bfloat16 and backend() == "interpreter" else 1  # it truncates to bf16
     bound = cut * SEQUENCE["tf32" if case.tf32 else case.dtype]
-    for name, a, b in zip(("output", "grad_a", "grad_h0"), got, expected, strict=True):
+    for name, a, b in zip(("output", "grad_gates", "grad_h_0"), got, expected, strict=True):
         largest = b.abs().max().item()
         worst = (a.double() - b).abs().max().item()  # NaN is not below anything
         assert worst <= bound * max(1.0, largest), f"{name} differs by {worst:.3g}, largest element {largest:.3g}"
@@ -122,42 +144,41 @@ def against_float64(strategy, case: Case, device: str) -> None:
 
 
 def rows_of(case: Case, keep: Tensor) -> Tensor:
-    """The mask's rows as the data has them, (rows of data, H)."""
-    B, step = case.sizes[0], case.mask_scope == "step"
-    return torch.cat([keep[t * B * step:][:n] for t, n in enumerate(case.sizes)])
+    """The hidden mask's rows as the data has them, (rows of data, H)."""
+    return keep if case.scopes[0] == STEP else torch.cat([keep[:n] for n in case.step_sizes])
 
 
 def gradient_has_the_mask_of_the_output(strategy, case: Case, device: str) -> None:
     """Every kept unit of every step passes its gradient, and no other."""
     given = inputs(case)
     given.grad_output.fill_(8.0)  # grad_h_n cannot undo it
-    given.xw.mul_(0.3)  # no tanh rounds to 1, whose slope is 0
-    output, grad_a, _ = run(strategy, case, given, device)
+    given.input_projection.mul_(0.3)  # no tanh rounds to 1, whose slope is 0
+    output, grad_gates, _ = run(strategy, case, given, device)
     keep = rows_of(case, given.keeps[0])
     assert torch.equal(output.view(-1, case.H) != 0, keep), "the output's mask is not the given one"
-    assert torch.equal(grad_a.view(-1, case.H) != 0, keep), "the gradient's mask is not the given one"
+    assert torch.equal(grad_gates.view(-1, case.H) != 0, keep), "the gradient's mask is not the given one"
 
 
 def not_a_number(strategy, case: Case, device: str) -> None:
     """NaN stays in its row, stays NaN where kept, is 0 where dropped, forward and backward; tanh = 0 passes a gradient."""
     given = inputs(case)
-    given.xw[1, 0] = float("nan")
-    given.xw[0, 1], given.h0[1] = 0.0, 0.0
+    given.input_projection[1, 0] = float("nan")
+    given.input_projection[0, 1], given.h_0[1] = 0.0, 0.0
     given.grad_output[-1, 2] = float("nan")
-    output, grad_a, _ = run(strategy, case, given, device)
+    output, grad_gates, _ = run(strategy, case, given, device)
     keep = given.keeps[0].view(case.T, case.B, case.H)
-    assert (output[~keep] == 0).all() and (grad_a[~keep] == 0).all()
+    assert (output[~keep] == 0).all() and (grad_gates[~keep] == 0).all()
     assert torch.equal(output[1, 0].isnan(), keep[1, 0]) and not output[:, 1:].isnan().any()
-    assert grad_a[1, 0][keep[1, 0]].isnan().all() and not grad_a[:, 1].isnan().any()
-    assert torch.equal(grad_a[-1, 2].isnan(), keep[-1, 2])
-    assert (output[0, 1] == 0).all() and torch.equal(grad_a[0, 1] != 0, keep[0, 1])
+    assert grad_gates[1, 0][keep[1, 0]].isnan().all() and not grad_gates[:, 1].isnan().any()
+    assert torch.equal(grad_gates[-1, 2].isnan(), keep[-1, 2])
+    assert (output[0, 1] == 0).all() and torch.equal(grad_gates[0, 1] != 0, keep[0, 1])
 
 
 def relu_stops_not_a_number(strategy, case: Case, device: str) -> None:
     """A unit that relu made 0, dropped or not, has gradient 0 whatever comes in, as in PyTorch; no other has."""
-    case = case._replace(nonlinearity="relu")
+    case = case._replace(cell="RNN_RELU")
     given = inputs(case)
     given.grad_output[-1] = float("nan")
-    output, grad_a, _ = run(strategy, case, given, device)
-    assert torch.equal(grad_a[-1].isnan(), output[-1] > 0)
-    assert (grad_a[-1][output[-1] == 0] == 0).all()
+    output, grad_gates, _ = run(strategy, case, given, device)
+    assert torch.equal(grad_gates[-1].isnan(), output[-1] > 0)
+    assert (grad_gates[-1][output[-1] == 0] == 0).all()

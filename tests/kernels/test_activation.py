@@ -31,8 +31,14 @@ def activate(x, nonlinearity, dtype, device):
 def every_size():
     """fp32 values of both signs: every exponent, denormals included, and densely where tanh bends."""
     bits = np.arange(0, 0x7F800000, 0x7F800000 // 40000, dtype=np.int64).astype(np.uint32)
-    x = np.concatenate([bits.view(np.float32), np.linspace(0.2, 10, 20000, dtype=np.float32),
-                        np.nextafter(np.float32(0.7), np.float32([0, 1])), np.float32([3.4e38, 1e-45])])
+    x = np.concatenate(
+        [
+            bits.view(np.float32),
+            np.linspace(0.2, 10, 20000, dtype=np.float32),
+            np.nextafter(np.float32(0.7), np.float32([0, 1])),
+            np.float32([3.4e38, 1e-45]),
+        ]
+    )
     return torch.from_numpy(np.concatenate([x, -x]))
 
 

@@ -30,7 +30,9 @@ def test_no_kernel_spills_and_the_table_is_fresh():
 
 def test_sizes_rates_and_sites_do_not_compile_again():
     """Two shapes of columns, one alone: two kernels, whatever else changes."""
-    out = run("-c", """if True:
+    out = run(
+        "-c",
+        """if True:
         import torch
         from benchmarks.resources import _install
         _install("sm_80")
@@ -45,5 +47,6 @@ def test_sizes_rates_and_sites_do_not_compile_again():
                 packed_mask.packed_mask(seed, rows, columns, threshold, site)
         for kernel in (tanh_dropout.forward_kernel, tanh_dropout.backward_kernel, packed_mask.packed_mask_kernel):
             print(len(kernel.device_caches["sm_80"][0]))
-    """)
+    """,
+    )
     assert out.split() == ["2", "2", "2"]

@@ -68,9 +68,9 @@ def test_addresses_past_32_bits(kernel, device, tmp_path):
         return torch.from_numpy(np.memmap(tmp_path / str(next(count)), kind, "w+", shape=shape))
 
     x, y, bits = sparse(T, B, H), sparse(T, B, H), sparse(T * B, 2, dtype=torch.int32)
-    x[-3:], bits[-3 * B:] = torch.randn(3, B, H), torch.randint(2**31, (3 * B, 2))
+    x[-3:], bits[-3 * B :] = torch.randn(3, B, H), torch.randint(2**31, (3 * B, 2))
     h0, w = torch.zeros(B, H, dtype=x.dtype, device=device), (torch.randn(H, H) / 8).to(x).to(device)
-    last = x[-3:].clone(), bits[-3 * B:].clone()
+    last = x[-3:].clone(), bits[-3 * B :].clone()
     if kernel == "forward":
         launch = cooperative.forward_kernel, (x, h0, w, bits, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0)
         expected = cooperative.forward(last[0], h0, w, last[1], None, 4 / 3, 1.0)
@@ -156,13 +156,16 @@ def test_a_shape_that_cannot_run_says_why(device):
 
 def _broken(**kernels):
     """The module with other kernels in place of its own."""
+
     def call(launcher):
         def launch(*args, **options):
             with pytest.MonkeyPatch.context() as patch:
                 for name, kernel in kernels.items():
                     patch.setattr(cooperative, name, kernel)
                 return launcher(*args, **options)
+
         return launch
+
     return SimpleNamespace(forward=call(cooperative.forward), backward=call(cooperative.backward))
 
 
@@ -184,19 +187,24 @@ def _without(kernel, *lines):
 def test_planted_missing_barrier(name, what, device):
     """Without the wait programs read what others have not written; without the arrival they wait for ever."""
     kernel = getattr(cooperative, name)
-    lines = {"meet": ("meet(arrived, (phase - begin) * tl.num_programs(0))", "pass"),
-             "arrive": ("        arrive(arrived)\n", "        pass\n")}
+    lines = {
+        "meet": ("meet(arrived, (phase - begin) * tl.num_programs(0))", "pass"),
+        "arrive": ("        arrive(arrived)\n", "        pass\n"),
+    }
     case = Case(T=3, B=3, H=64, dtype=BF16)
     with pytest.raises(Exception, match="race" if what == "meet" else "waits for ever"):
         sequences.against_float64(_broken(**{name: _without(kernel, lines[what])}), case, device)
 
 
 @pytest.mark.skipif(backend() == "interpreter", reason="changes the source of a compiled kernel")
-@pytest.mark.parametrize("name, old, new", [
-    ("backward_kernel", "kept(hidden_bits, t * B + b if PER_STEP else b", "kept(hidden_bits, b"),  # haste
-    ("backward_kernel", "kept(recurrent_bits, after * B + b if PER_STEP else b", "kept(recurrent_bits, b"),
-    ("forward_kernel", "kept(recurrent_bits, after * B + b if PER_STEP else b", "kept(recurrent_bits, t * B + b"),
-])
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("backward_kernel", "kept(hidden_bits, t * B + b if PER_STEP else b", "kept(hidden_bits, b"),  # haste
+        ("backward_kernel", "kept(recurrent_bits, after * B + b if PER_STEP else b", "kept(recurrent_bits, b"),
+        ("forward_kernel", "kept(recurrent_bits, after * B + b if PER_STEP else b", "kept(recurrent_bits, t * B + b"),
+    ],
+)
 def test_planted_wrong_step(name, old, new, device):
     case = Case(T=3, B=3, H=64, recurrent=16384)
     sequences.against_float64(cooperative, case, device)
@@ -208,11 +216,14 @@ def test_planted_mask_repeated_over_rows(device):
     """One row's mask for all (xformers), and the mask of the first step for all (haste)."""
     case = Case(T=3, B=3, H=64)
     for rows in (1, 3):
+
         def repeated(module_backward, rows=rows):
             def launch(grad_output, grad_h_n, output, w_hh, hidden_bits, *rest, **options):
                 bits = hidden_bits[:rows].repeat(len(hidden_bits) // rows, 1)
                 return module_backward(grad_output, grad_h_n, output, w_hh, bits, *rest, **options)
+
             return launch
+
         broken = SimpleNamespace(forward=cooperative.forward, backward=repeated(cooperative.backward))
         for check in (sequences.against_float64, sequences.gradient_has_the_mask_of_the_output):
             check(cooperative, case, device)

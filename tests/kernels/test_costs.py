@@ -9,9 +9,9 @@ from benchmarks.kernel_costs import cost
 from benchmarks.launches import LAUNCHES
 from tests import triton_driver
 
-SEED = 4 * 32           # bytes: every program's four warps read the seed, one sector each
+SEED = 4 * 32  # bytes: every program's four warps read the seed, one sector each
 POINTWISE = {"packed_mask": (12, 0, 1 / 8)}
-for f in ("tanh", "relu"):      # instructions, and tensors read and written
+for f in ("tanh", "relu"):  # instructions, and tensors read and written
     POINTWISE |= {f"{f}_dropout forward": (45, 1, 1), f"{f}_dropout backward": (45, 2, 1)}
 
 
@@ -48,7 +48,7 @@ def test_resident(direction, limit, tensors, driver):
     c = counted(f"resident {direction} H={H}", torch.bfloat16, driver)
     assert c["instructions"] <= limit and c["barriers"] <= 6 and c["conflicts"] == 0 and c["launches"] == 1
     assert c["written"] == c["sectors written"] * 32 == tile
-    assert tensors * tile < c["read"] <= tensors * tile + 2 * tile // 4     # each warp reads its words of the bits
+    assert tensors * tile < c["read"] <= tensors * tile + 2 * tile // 4  # each warp reads its words of the bits
     assert c["read once"] >= H * H * 2
 
 

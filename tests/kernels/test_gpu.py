@@ -125,8 +125,9 @@ def test_compiled_whole(device):
     inputs = [x.requires_grad_() for x in layer_inputs(20, T=2, device=device)]
 
     def run(*tensors):
-        return functional.rnn_layer(*tensors, strategy="stepwise", seed=tensors[0].new_tensor([3], dtype=torch.int64),
-                                    hidden_dropout=0.25)
+        return functional.rnn_layer(
+            *tensors, strategy="stepwise", seed=tensors[0].new_tensor([3], dtype=torch.int64), hidden_dropout=0.25
+        )
 
     found, expected = (f(*inputs) for f in (torch.compile(run, fullgraph=True, backend="aot_eager"), run))
     for x, y in zip(found, expected, strict=True):

@@ -67,9 +67,16 @@ def without_site(x, seed, threshold, scale, site, **options):
 
 
 BUGS = [
-    (repeated_over_rows, backward), (first_step_always, backward), (forward, backward_first_step_always),
-    (no_dropout, backward_no_dropout), (no_dropout, backward), (forward, backward_no_dropout),
-    (forward, mask_from_zeros), (forward, mask_from_sign), (unscaled, backward), (multiplied, backward),
+    (repeated_over_rows, backward),
+    (first_step_always, backward),
+    (forward, backward_first_step_always),
+    (no_dropout, backward_no_dropout),
+    (no_dropout, backward),
+    (forward, backward_no_dropout),
+    (forward, mask_from_zeros),
+    (forward, mask_from_sign),
+    (unscaled, backward),
+    (multiplied, backward),
     (without_site, backward),
 ]
 

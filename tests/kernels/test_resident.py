@@ -22,8 +22,20 @@ def pack(keep):
 class Case:
     """Random inputs, the masks of one layer, and what float64 makes of them."""
 
-    def __init__(self, device, T=5, B=3, H=33, p=0.25, q=0.0, dtype=torch.float32, nonlinearity="tanh", scope="step",
-                 reverse=False, seed=0):
+    def __init__(
+        self,
+        device,
+        T=5,
+        B=3,
+        H=33,
+        p=0.25,
+        q=0.0,
+        dtype=torch.float32,
+        nonlinearity="tanh",
+        scope="step",
+        reverse=False,
+        seed=0,
+    ):
         torch.manual_seed(seed)
         self.T, self.B, self.H, self.device, self.dtype = T, B, H, device, dtype
         self.x, self.h0, self.w = (torch.randn(s).to(dtype) for s in ((T, B, H), (B, H), (H, H)))
@@ -37,7 +49,7 @@ class Case:
 
     def keep(self, kind, t):
         mask = self.keeps[kind]
-        return mask if mask is None or self.options["mask_scope"] == "sequence" else mask[t * self.B:(t + 1) * self.B]
+        return mask if mask is None or self.options["mask_scope"] == "sequence" else mask[t * self.B : (t + 1) * self.B]
 
     def expected(self):
         """output, grad_a, grad_h0 in float64."""
@@ -55,6 +67,7 @@ class Case:
     def actual(self, tf32=False):
         def there(x):
             return None if x is None else x.to(self.device)
+
         bits = [there(None if keep is None else pack(keep)) for keep in self.keeps]
         w = there(self.w)
         self.output = resident.forward(there(self.x), there(self.h0), w, *bits, *self.scales, tf32=tf32, **self.options)
@@ -80,7 +93,7 @@ SHAPES = [(1, 1, 3), (16, 3, 33), (33, 16, 5), (64, 33, 4), (100, 17, 3), (128, 
 def test_shapes(H, B, T, nonlinearity, device):
     dtype = torch.bfloat16 if H == 256 else torch.float32
     if H == 256 and nonlinearity == "relu":
-        T = 1                                               # rounding of h moves some units across relu's kink
+        T = 1  # rounding of h moves some units across relu's kink
     Case(device, T, B, H, p=0.25, q=0.25, dtype=dtype, nonlinearity=nonlinearity).check()
 
 
@@ -139,7 +152,7 @@ def test_nan(nonlinearity, dtype, device):
     output, grad_a, _ = case.actual()
     assert torch.equal(output[1].isnan(), kept[1]) and not output[1][~kept[1]].any()
     assert not grad_a[1][~kept[1]].any()
-    if nonlinearity == "tanh":                              # relu passes a gradient at NaN, as in PyTorch
+    if nonlinearity == "tanh":  # relu passes a gradient at NaN, as in PyTorch
         assert torch.equal(grad_a[1].isnan(), kept[1])
     assert not grad_a[~kept].any() and not output[0].isnan().any()
 

@@ -24,7 +24,8 @@ CASES = [
 ]
 PACKED = [
     Case(H=40, batch_sizes=(5, 5, 3, 1, 1), recurrent=recurrent, mask_scope=scope, reverse=reverse)
-    for recurrent in (None, 16384) for scope, reverse in (("step", False), ("sequence", True), ("step", True))
+    for recurrent in (None, 16384)
+    for scope, reverse in (("step", False), ("sequence", True), ("step", True))
 ]
 
 
@@ -52,8 +53,11 @@ def test_a_packed_batch_is_its_sequences(device):
     case = Case(T=4, B=3, H=40, recurrent=16384)
     given = sequences.inputs(case)
     flat = given._replace(xw=given.xw.view(12, 40), grad_output=given.grad_output.view(12, 40))
-    for a, b in zip(sequences.run(stepwise, case, given, device),
-                    sequences.run(stepwise, case._replace(batch_sizes=(3,) * 4), flat, device), strict=True):
+    for a, b in zip(
+        sequences.run(stepwise, case, given, device),
+        sequences.run(stepwise, case._replace(batch_sizes=(3,) * 4), flat, device),
+        strict=True,
+    ):
         assert torch.equal(a.view(-1), b.view(-1))
 
 
@@ -120,8 +124,9 @@ def backward_mask_from_sign(grad_output, grad_h_n, output, w_hh, hidden_bits, *r
     return stepwise.backward(grad_output, grad_h_n, output, w_hh, positive, *rest, **options)
 
 
-@pytest.mark.parametrize("bug", [backward_first_step_always, forward_repeated_over_rows, forward_without_recurrent,
-                                 backward_mask_from_sign])
+@pytest.mark.parametrize(
+    "bug", [backward_first_step_always, forward_repeated_over_rows, forward_without_recurrent, backward_mask_from_sign]
+)
 def test_planted(bug, device):
     parts = {"forward": stepwise.forward, "backward": stepwise.backward}
     broken = SimpleNamespace(**parts | {bug.__name__.split("_")[0]: bug})

@@ -19,8 +19,7 @@ STRIDES = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows, columns", SHAPES)
 def test_against_float64(rows, columns, dtype, nonlinearity, device):
-    checks.against_float64(forward, backward, device, rows=rows, columns=columns, dtype=dtype,
-                           nonlinearity=nonlinearity)
+    checks.against_float64(forward, backward, device, rows=rows, columns=columns, dtype=dtype, nonlinearity=nonlinearity)
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])

@@ -1,16 +1,14 @@
 """Compile every kernel for every GPU we promise, without having one, and keep kernels/RESOURCES.md.
 
-    python -m benchmarks.resources [WORD ...]   fail where a kernel spills or does not fit, or the table is not what comes out
-    python -m benchmarks.resources --write      write the table
+    python -m tests.kernels.resources [WORD ...]   fail where a kernel spills or does not fit, or the table is not what comes out
+    python -m tests.kernels.resources --write      write the table
 
-The kernels are the launches of benchmarks.launches, and for `resident` and `cooperative`, whose tiles depend on the device,
-their compile_cases(properties, backend): tuples of name, kernel, signature, constexprs, num_warps and num_stages.
+The kernels are those of `launches`, and `resident` and `cooperative`, whose tiles depend on the device, at more sizes.
 Triton's cache makes the second time cheap.
 """
 
 import argparse
 import concurrent.futures
-import importlib
 import multiprocessing
 import pathlib
 import re
@@ -18,67 +16,97 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 
-from .launches import LAUNCHES
+from rnndrop.kernels.launch import Device
+from rnndrop.kernels.plan import plan_cooperative, plan_resident
 
-TABLE = pathlib.Path(__file__).parent.parent / "kernels" / "RESOURCES.md"
-WITH_CASES = ("resident", "cooperative")
+from .launches import LAUNCHES, sequence
 
-# Shared memory that one block may have, and multiprocessors: A100, RTX 3090, RTX 4090, H100, B200, MI300X.
+TABLE = pathlib.Path(__file__).parents[2] / "kernels" / "RESOURCES.md"
+
+# Shared memory that one block may have, and multiprocessors: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090, MI300X.
 TARGETS = {
-    "sm_80": (166912, 108), "sm_86": (101376, 82), "sm_89": (101376, 128), "sm_90": (232448, 132),
-    "sm_100": (232448, 148), "gfx942": (65536, 304),
+    "sm_80": (166912, 108),
+    "sm_86": (101376, 82),
+    "sm_89": (101376, 128),
+    "sm_90": (232448, 132),
+    "sm_100": (232448, 148),
+    "sm_120": (101376, 170),
+    "gfx942": (65536, 304),
+}
+
+# Of the shapes with padding the ones with the most registers, padded to whole vector accesses (101, 250) and not (100).
+# fp16, which is like bf16, not at every size.
+KINDS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PLANS = {"resident": plan_resident, "cooperative": plan_cooperative}
+SIZES = {
+    "resident": {
+        64: ("fp32", "tf32", "bf16"),
+        100: ("fp32",),
+        101: ("fp32", "bf16"),
+        128: tuple(KINDS),
+        250: ("fp16", "bf16"),
+        256: ("fp16", "bf16"),
+    },
+    "cooperative": {
+        101: ("fp32",),
+        250: ("fp32", "bf16"),
+        512: ("fp32", "tf32", "bf16"),
+        1001: ("tf32", "bf16"),
+        1024: tuple(KINDS),
+        2048: ("fp32", "tf32", "bf16"),
+    },
 }
 
 HEAD = """# What the kernels take of a multiprocessor
 
 Registers a thread / bytes of shared memory a block, as compiled for each device; a thread may have 255 registers, on
-gfx942 512. No kernel spills or has a stack. A dash: `plan` refuses that shape there, and another strategy runs it.
-Triton {version} only, others compile to other numbers; written by `python -m benchmarks.resources --write`.
+gfx942 512. No kernel spills or has a stack. A dash: the plan refuses that shape there, and another strategy runs it.
+Triton {version} only, others compile to other numbers; written by `python -m tests.kernels.resources --write`.
 
 """
 
 
+def cases(device: Device) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Name and launch of each kernel that runs on the device."""
+    for launch in LAUNCHES:
+        for dtype in () if launch.strategy in PLANS else launch.dtypes:
+            yield f"{launch.name} {str(dtype)[6:]}", lambda run=launch.run, T=launch.sizes[1], d=dtype: run(T, d, "meta")
+    for strategy, sizes in SIZES.items():
+        for H, kinds in sizes.items():
+            for kind in kinds:
+                dtype, tf32 = KINDS[kind], kind == "tf32"
+                if PLANS[strategy](H, 16, dtype, device, tf32=tf32).reason:
+                    continue
+                for direction, run in sequence(strategy, H, tf32=tf32).items():
+                    yield f"{strategy} {direction} H={H} {kind}", lambda run=run, d=dtype: run(4, d, "meta")
+
+
 def compile_all(name: str, words: list[str]) -> dict[str, str]:
     """The table's column of one target: kernel -> registers / shared memory."""
+    from rnndrop.kernels import launch
+
     warnings.simplefilter("ignore")
-    driver = _install(name)
+    driver = install(name)
     column = {}
-    for launch in LAUNCHES:
-        for dtype in () if launch.strategy in WITH_CASES else launch.dtypes:
-            kernel = f"{launch.name} {str(dtype)[6:]}"
-            if all(word in kernel for word in words):
-                driver.utils.loaded.clear()
-                launch.run(launch.sizes[1], dtype, "meta")
-                column[kernel] = " + ".join(driver.utils.loaded)
-    for strategy in WITH_CASES:
-        module = importlib.import_module(f"rnndrop.kernels.{strategy}")
-        for kernel, *case in module.compile_cases(driver.properties, driver.target.backend):
-            if all(word in kernel for word in words):
-                column[kernel] = _compile(driver, *case)
+    for kernel, run in cases(launch.device_of(torch.device("meta"))):
+        if all(word in kernel for word in words):
+            driver.utils.loaded.clear()
+            run()
+            column[kernel] = " + ".join(dict.fromkeys(driver.utils.loaded))
     return column
 
 
-def _compile(driver, kernel, signature, constexprs, num_warps, num_stages) -> str:
-    """Compile as for tensors that torch allocated: their addresses are multiples of 16."""
-    import triton
-    from triton.compiler import ASTSource
-
-    attrs = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind[0] == "*"}
-    source = ASTSource(kernel, signature, constexprs, attrs)
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=driver.target, options=options)
-    shared, limit = compiled.metadata.shared, driver.properties["max_shared_mem"]
-    return _describe(compiled.asm.get("cubin"), compiled.asm.get("amdgcn"), shared, limit)
-
-
-def _install(name: str):
+def install(name: str):
     """Make Triton compile for the target and load and launch nothing."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.backends.driver import DriverBase
+
+    from rnndrop.kernels import launch
 
     files = {}
     properties = dict(zip(("max_shared_mem", "multiprocessor_count"), TARGETS[name], strict=True))
@@ -103,7 +131,6 @@ def _install(name: str):
         target = GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
 
         def __init__(self):
-            self.properties = properties
             self.utils = Utils()
 
         @classmethod
@@ -120,7 +147,7 @@ def _install(name: str):
             return self.target
 
         def get_current_device(self):
-            return name             # Triton keeps kernels by device
+            return name  # Triton keeps kernels by device
 
         def get_current_stream(self, device):
             return 0
@@ -136,6 +163,7 @@ def _install(name: str):
 
     triton.knobs.runtime.kernel_load_start_hook = remember
     driver = Driver()
+    launch._facts.cache_clear()
     triton.runtime.driver.set_active(driver)
     return driver
 
@@ -166,7 +194,7 @@ def _amd(amdgcn: str) -> tuple[int, int]:
 
 
 def _gathers_on_amd() -> bool:
-    """Triton 3.7's compiler stops at the tl.gather of tanh_dropout."""
+    """Triton 3.7's compiler stops at the tl.gather of activation_dropout."""
     import triton
 
     return tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
@@ -205,7 +233,7 @@ def main() -> None:
     elif f"Triton {triton.__version__} " not in TABLE.read_text():
         print("all kernels fit, none spills; the table is another Triton's")
     elif TABLE.read_text() != text:
-        sys.exit(f"{TABLE.name} is stale: run python -m benchmarks.resources --write\n{rows}")
+        sys.exit(f"{TABLE.name} is stale: run python -m tests.kernels.resources --write\n{rows}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each kernel costs, counted by a module that runs compiled kernels without a GPU.
 
-    python -m benchmarks.kernel_costs --driver MODULE [--write] [words of the kernels' names]
+    python -m tests.kernels.costs --driver MODULE [--write] [words of the kernels' names]
 
 The module has install(profile=True) and a list `log`, whose records have a name, num_warps, a grid, opcodes and the
 counters of one launch: instructions (of a block), global.load.bytes and so on. --write keeps the table in kernels/COSTS.md.
@@ -18,17 +18,22 @@ import torch
 
 from .launches import LAUNCHES, Launch
 
-TABLE = pathlib.Path(__file__).parent.parent / "kernels" / "COSTS.md"
+TABLE = pathlib.Path(__file__).parents[2] / "kernels" / "COSTS.md"
 COLUMNS = {
-    "instructions": "instructions", "barriers": "barriers", "meetings": "meetings", "conflicts": "shared.bank_conflicts",
-    "read": "global.load.bytes", "sectors read": "global.load.sectors",
-    "written": "global.store.bytes", "sectors written": "global.store.sectors",
+    "instructions": "instructions",
+    "barriers": "barriers",
+    "meetings": "meetings",
+    "conflicts": "shared.bank_conflicts",
+    "read": "global.load.bytes",
+    "sectors read": "global.load.sectors",
+    "written": "global.store.bytes",
+    "sectors written": "global.store.sectors",
 }
 OF_A_PROGRAM = ("instructions", "barriers", "meetings", "shared.bank_conflicts")
 HEAD = """# What the kernels cost
 
 Counted, not timed: compiled for sm_80 by Triton {version} and executed by a machine without a GPU; written by
-`python -m benchmarks.kernel_costs --driver MODULE --write`.
+`python -m tests.kernels.costs --driver MODULE --write`.
 
 Pointwise kernels: per element, PTX instructions of all threads, at p = 0.25. Sequence kernels: per step of 16 rows, tanh,
 hidden dropout per step, fp32 as tf32; instructions of a thread, barriers, meetings of the grid and bank conflicts of one

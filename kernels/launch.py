@@ -1,0 +1,144 @@
+"""Masks and device facts as the launchers take them. Can be imported without Triton."""
+
+from __future__ import annotations
+
+import functools
+import re
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+OLDEST_TRITON = (3, 4)
+INSTALL = "pip install 'triton>=3.7.1'"
+
+
+class MaskBits(NamedTuple):
+    """A packed mask: bit c % 32 of word c // 32 is 1 where column c is kept.
+
+    Attributes:
+        bits: int32 (rows, ceil(H/32)). As many rows as the data has (T*B or N) are a mask per step; B rows are a mask per
+            sequence, the same at each of its steps.
+        scale: 1 / (1 - p), or 0 where everything is dropped.
+    """
+
+    bits: Tensor
+    scale: float
+
+
+class Device(NamedTuple):
+    """What the choice of tiles needs to know of a device."""
+
+    num_sms: int  # multiprocessors
+    max_shared_mem: int  # bytes of shared memory that a block may have
+    warp_size: int = 32
+    capability: int = 80  # 80 is sm_80; 0 on AMD
+    backend: str = "cuda"  # "cuda", "hip" or "interpreter"
+    triton_version: tuple[int, int] = (3, 9)
+
+
+A100 = Device(num_sms=108, max_shared_mem=166912)
+
+
+def unavailable() -> str:
+    """Why no kernel can run here, and what to install; "" if kernels can run."""
+    try:
+        import triton
+    except ImportError:
+        return f"Triton is not installed: {INSTALL}"
+    if _version(triton) < OLDEST_TRITON:
+        return f"Triton {triton.__version__} is older than 3.4, the oldest that the kernels run on: {INSTALL}"
+    if not triton.knobs.runtime.interpret:
+        try:
+            _ = triton.runtime.driver.active.get_current_target
+        except RuntimeError as error:
+            return f"Triton finds no device: {error}"
+    return ""
+
+
+def device_of(device: torch.device) -> Device:
+    """The facts of a device, which the driver is asked once. While Triton interprets kernels: those of an A100."""
+    index = device.index
+    if index is None and device.type == "cuda":
+        index = torch.cuda.current_device()
+    return _facts(index)
+
+
+@functools.cache
+def _facts(index: int | None) -> Device:
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        return A100._replace(backend="interpreter")
+    driver = triton.runtime.driver.active
+    target = driver.get_current_target()
+    facts = driver.utils.get_device_properties(driver.get_current_device() if index is None else index)
+    return Device(
+        num_sms=facts["multiprocessor_count"],
+        max_shared_mem=facts["max_shared_mem"],
+        warp_size=target.warp_size,
+        capability=target.arch if target.backend == "cuda" else 0,
+        backend=target.backend,
+        triton_version=_version(triton),
+    )
+
+
+def _version(triton: Any) -> tuple[int, int]:
+    major, minor = re.findall(r"\d+", triton.__version__)[:2]
+    return int(major), int(minor)
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Makes the tensor's CUDA device the current one, on which Triton launches; does nothing for other tensors."""
+    return torch.cuda.device_of(tensor)
+
+
+def allows_tf32() -> bool:
+    """Whether PyTorch's settings let fp32 products on CUDA round their operands to tf32."""
+    # torch.get_float32_matmul_precision() raises once the setting of PyTorch 2.9 was used
+    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if precision is None:
+        return torch.get_float32_matmul_precision() != "highest"
+    if precision == "none":
+        precision = getattr(torch.backends, "fp32_precision", "none")
+    return precision == "tf32"
+
+
+def check_can_run(strategy: str, T: int, B: int, reason: str) -> None:
+    """Raises ValueError with the reason, if there is one, or where there is nothing to compute."""
+    if reason:
+        raise ValueError(f"strategy {strategy!r} cannot run: {reason}")
+    if T == 0 or B == 0:
+        raise ValueError(f"strategy {strategy!r} cannot run: it needs at least one step and one sequence, got {T} and {B}")
+
+
+def bits_and_scale(mask: MaskBits | None) -> tuple[Tensor | None, float]:
+    """The mask as kernels take it; without one nothing is dropped."""
+    return (None, 1.0) if mask is None else (dense(mask.bits), mask.scale)
+
+
+def inverse(scale: float) -> float:
+    """1 / scale; 0 where everything is dropped."""
+    return 1.0 / scale if scale else 0.0
+
+
+def is_per_step(mask: MaskBits | None, rows: int, B: int, H: int) -> bool:
+    """Whether the mask has a row for each row of the data, not for each sequence.
+
+    Raises:
+        ValueError: it has neither, or another width.
+    """
+    if mask is None:
+        return False
+    found, words = mask.bits.shape
+    if found not in (rows, B) or words != -(-H // 32):
+        raise ValueError(f"a packed mask should be ({rows} or {B}, {-(-H // 32)}), got ({found}, {words})")
+    return found == rows
+
+
+def dense(x: Tensor | None) -> Tensor | None:
+    """x contiguous and on a 16-byte boundary, as vector accesses and Triton's cache of compiled kernels need it."""
+    if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0):
+        return x
+    return x.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,213 @@
+"""Tiles of the strategies that keep W_hh on chip, and which strategy runs a layer. Can be imported without Triton.
+
+Everything here is a function of shape, dtype and device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from .launch import Device
+
+CELLS = ("RNN_TANH", "RNN_RELU")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ROWS = 16  # of a batch tile, as the tensor cores take them
+
+# A program takes its batch tiles one after the other. With more than this many waves of them the time goes into products,
+# which the library does faster than a program that also has a recurrence to keep.
+WAVES = 8
+MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for everything else
+
+
+class ResidentPlan(NamedTuple):
+    rows: int  # of the batch, that a program owns
+    row: int  # H, padded to whole vector accesses: elements of a row in memory
+    columns: int  # H, padded to 16 * repeats * warps: elements of a row in registers
+    repeats: int  # how often the warps' tiles of 16 columns, side by side, fill the columns
+    warps: int
+    programs: int
+    weight: int  # bytes of W_hh, in registers
+    shared: int  # bytes of shared memory that a program needs
+    reason: str  # why it cannot run, or ""
+
+
+class CooperativePlan(NamedTuple):
+    slice: int  # columns that a program owns
+    rows: int  # of a batch tile
+    chunk: int  # rows of W_hh.T that a product takes at a time
+    warps: int
+    slices: int  # programs of a group, which meet at every step
+    groups: int  # a group takes every groups-th batch tile
+    shared: int  # bytes of shared memory that a program needs
+    reason: str  # why it cannot run, or ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy and why it was chosen."""
+
+    strategy: str
+    reason: str
+    plan: ResidentPlan | CooperativePlan | None  # of a strategy that has one
+    rejected: Mapping[str, str]  # the strategies before it, and why not
+
+
+@lru_cache(1024)
+def choose(
+    H: int,
+    B: int,
+    dtype: torch.dtype,
+    device: Device,
+    *,
+    packed: bool = False,
+    tf32: bool = False,
+    cell: str = "RNN_TANH",
+) -> Choice:
+    """The strategy of a layer of H units and B sequences on a device; `packed`: of different lengths."""
+    if cell not in CELLS:
+        return Choice("reference", f"no kernel has the cell {cell}: a plain loop", None, {})
+    if dtype not in DTYPES:
+        return Choice("reference", f"the kernels compute in float32, which is less than {dtype}: a plain loop", None, {})
+    if B == 0:
+        return Choice("reference", "there is nothing to compute: a plain loop", None, {})
+    why = {
+        "resident": "W_hh stays on one multiprocessor for all steps, in one launch",
+        "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
+    }
+    rejected: dict[str, str] = {}
+    for name, plan in (
+        ("resident", plan_resident(H, B, dtype, device, tf32=tf32)),
+        ("cooperative", plan_cooperative(H, B, dtype, device, tf32=tf32)),
+    ):
+        side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
+        waves = _ceil_div(_ceil_div(B, ROWS), side_by_side)
+        if packed:
+            rejected[name] = "the sequences are of different lengths"
+        elif plan.reason:
+            rejected[name] = plan.reason
+        elif waves > WAVES:
+            rejected[name] = f"B = {B} is {waves} batch tiles for each program in turn, more than {WAVES}"
+        else:
+            return Choice(name, why[name], plan, rejected)
+    return Choice("stepwise", "one library product and one pointwise kernel a step", None, rejected)
+
+
+@lru_cache(1024)
+def refusal(
+    strategy: str,
+    H: int,
+    B: int,
+    dtype: torch.dtype,
+    device: Device,
+    *,
+    packed: bool = False,
+    tf32: bool = False,
+    cell: str = "RNN_TANH",
+) -> str:
+    """Why a strategy cannot run a layer, or ""."""
+    if cell not in CELLS:
+        return f"no kernel has the cell {cell}"
+    if strategy == "stepwise":
+        return "" if dtype in DTYPES else f"{dtype} is none of float32, float16, bfloat16"
+    if packed:
+        return "the sequences are of different lengths"
+    plan = plan_resident if strategy == "resident" else plan_cooperative
+    return plan(H, B, dtype, device, tf32=tf32).reason
+
+
+@lru_cache(1024)
+def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False) -> ResidentPlan:
+    """A program owns 16 rows of the batch and all columns; W_hh is in its registers."""
+    columns = max(16, _power_of_2(H))
+    warps = min(columns // 16, 8)
+    weight = columns * columns * dtype.itemsize
+    copies = _copies(dtype, tf32, device)
+    shared = ROWS * columns * dtype.itemsize * copies
+    if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers
+        shared = max(shared, weight)
+    registers = weight * copies // (warps * 32 * 4)
+    reason = _unfit(dtype, device)
+    if not reason and registers > MOST_REGISTERS:
+        reason = (
+            f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
+        )
+    if not reason and shared > device.max_shared_mem:
+        reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+    return ResidentPlan(
+        rows=ROWS,
+        row=_ceil_div(H, 4) * 4,
+        columns=columns,
+        repeats=columns // 16 // warps,
+        warps=warps,
+        programs=_ceil_div(B, ROWS),
+        weight=weight,
+        shared=shared,
+        reason=reason,
+    )
+
+
+@lru_cache(1024)
+def plan_cooperative(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False) -> CooperativePlan:
+    """A program owns a slice of the columns, of W_hh as well, and every groups-th tile of 16 rows of the batch.
+
+    All programs must run at once, and one fills a multiprocessor. Of the slices that fit, the one with which a program takes
+    the fewest batch tiles a step; among equals the narrowest, since more multiprocessors then share W_hh.
+    """
+    if reason := _unfit(dtype, device):
+        return CooperativePlan(0, 0, 0, 0, 0, 0, 0, reason)
+    tiles, copies = _ceil_div(B, ROWS), _copies(dtype, tf32, device)
+    best = None
+    for width in (32, 16) if dtype == torch.float32 else (32, 64, 16):
+        chunk, shared = _chunk(H, width, dtype, copies, device.max_shared_mem)
+        slices = _ceil_div(H, width)
+        if shared > device.max_shared_mem:
+            reason = (
+                reason or f"{width} columns need {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+            )
+        elif slices > device.num_sms:
+            reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
+        else:
+            groups = max(1, min(tiles, device.num_sms // slices))
+            if best is None or (width > best.slice and _ceil_div(tiles, groups) < _ceil_div(tiles, best.groups)):
+                best = CooperativePlan(width, ROWS, chunk, 4, slices, groups, shared, "")
+    return best or CooperativePlan(0, 0, 0, 0, 0, 0, 0, reason)
+
+
+def _chunk(H: int, width: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:
+    """The largest chunk of W_hh.T with which a slice of this width fits, and the bytes of shared memory that it takes:
+    the slice, padded to whole chunks, and a chunk of a batch tile's h."""
+    largest = 1024 if dtype != torch.float32 else 4 * width // copies  # with more, registers spill
+    chunk = max(16, min(_power_of_2(H), largest))
+    while True:
+        shared = (width * _ceil_div(H, chunk) * chunk * copies + ROWS * chunk) * dtype.itemsize
+        if shared <= limit or chunk <= 64:
+            return chunk, shared
+        chunk //= 2
+
+
+def _unfit(dtype: torch.dtype, device: Device) -> str:
+    """Why neither strategy has tensor cores for this, or ""."""
+    if dtype not in DTYPES:
+        return f"{dtype} is none of float32, float16, bfloat16"
+    if 0 < device.capability < 80:
+        return f"it needs the tensor cores of sm_80 or newer, the device is sm_{device.capability}"
+    return ""
+
+
+def _copies(dtype: torch.dtype, tf32: bool, device: Device) -> int:
+    """The numbers on chip for one of W_hh: exact fp32 on NVIDIA's tensor cores keeps each as two of tf32."""
+    return 2 if dtype == torch.float32 and not tf32 and device.warp_size == 32 else 1
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _power_of_2(n: int) -> int:
+    """The smallest that is not less than n."""
+    return 1 << (n - 1).bit_length()

@@ -1,0 +1,32 @@
+"""What autocast makes of a layer: its tensors are cast once, before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for this kind of device; the meta device has none."""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What autocast makes of x for nn.RNN's products."""
+    if not x.is_floating_point() or x.dtype == torch.float64 or not autocasts(x.device.type):
+        return x.dtype
+    return torch.get_autocast_dtype(x.device.type)
+
+
+def cast(tensors: Sequence[Tensor | None], device_type: str) -> Sequence[Tensor | None]:
+    if not autocasts(device_type):
+        return tensors
+    return [None if x is None else x.to(compute_dtype(x)) for x in tensors]
+
+
+def suspended(x: Tensor) -> AbstractContextManager[object]:
+    """Where tensors have the dtypes that they should have: nothing is cast again. Backward may run inside another autocast."""
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x.device.type) else nullcontext()

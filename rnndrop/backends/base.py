@@ -1,0 +1,122 @@
+"""What every backend does, and the products that are the same on all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..cell import Cell, Weights
+from ..mask import Mask
+from ..steps import Steps
+
+Masks = Mapping[str, Mask]  # by kind; what is not dropped is not there
+
+
+class Result(NamedTuple):
+    """Of a forward pass: the output (T, B, H) or (N, H), the states at the end (B, H), and what else backward needs."""
+
+    output: Tensor
+    states: list[Tensor]
+    saved: list[Tensor]
+
+
+class Layer(NamedTuple):
+    """A layer that has run: its input (T, B, I) or (N, I), the states it began with (B, H), what made it, what came of it."""
+
+    input: Tensor
+    states: Sequence[Tensor]
+    weights: Weights
+    masks: Masks
+    steps: Steps
+    cell: Cell
+    output: Tensor
+    saved: Sequence[Tensor]
+
+    @property
+    def rows(self) -> Tensor:
+        """The output as (N, H)."""
+        return self.output.reshape(-1, self.output.shape[-1])
+
+
+class Needs(NamedTuple):
+    """Which gradients are asked for; `bias` of both."""
+
+    input: bool
+    w_ih: bool
+    w_hh: bool
+    bias: bool
+
+
+class Gradients(NamedTuple):
+    """``None`` where not asked for. `bias` is that of each of the two."""
+
+    input: Tensor | None
+    w_ih: Tensor | None
+    w_hh: Tensor | None
+    bias: Tensor | None
+    states: list[Tensor]
+
+
+class Backend(ABC):
+    """One layer in one direction, forward and backward, and dropout alone. Tensors come as they are: any strides."""
+
+    @abstractmethod
+    def forward(
+        self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
+    ) -> Result:
+        """Run a layer on its input (T, B, I) or (N, I)."""
+
+    @abstractmethod
+    def backward(
+        self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
+    ) -> Gradients:
+        """The gradients of what a layer was run on."""
+
+    @abstractmethod
+    def dropout(self, x: Tensor, mask: Mask) -> Tensor:
+        """x (N, H) times the mask's scale where it keeps, 0 elsewhere, NaN or not."""
+
+
+class GateBackend(Backend):
+    """One that goes back to the gates' pre-activations in a loop; the rest is one product each, the same for all."""
+
+    @abstractmethod
+    def gate_gradients(
+        self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The gradients of the gates' pre-activations (N, G*H) and of the states at the beginning (B, H)."""
+
+    @abstractmethod
+    def dropped_before(self, layer: Layer, mask: Mask) -> Tensor:
+        """What entered W_hh at each row, (N, H): the state before it, 0 where the mask drops, without the mask's scale."""
+
+    def backward(
+        self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
+    ) -> Gradients:
+        if grad_output is None:
+            grad_output = layer.output.new_zeros(()).expand_as(layer.output)
+        gates, states = self.gate_gradients(layer, grad_output, grad_states)
+        x = layer.input.reshape(-1, layer.input.shape[-1])
+        return Gradients(
+            (gates @ layer.weights.w_ih).view(layer.input.shape) if needs.input else None,
+            gates.t() @ x if needs.w_ih else None,
+            self._grad_w_hh(layer, gates) if needs.w_hh else None,
+            gates.sum(0) if needs.bias else None,
+            states,
+        )
+
+    def _grad_w_hh(self, layer: Layer, gates: Tensor) -> Tensor:
+        steps, recurrent = layer.steps, layer.masks.get("recurrent")
+        if recurrent is not None:
+            return (gates.t() @ self.dropped_before(layer, recurrent)).mul_(recurrent.scale)
+        output, initial, batch = layer.rows, layer.states[0], steps.batch
+        if len(steps.runs) > 1:
+            return gates.t() @ steps.before(output, initial)
+        # No copy of the states: the last row of each sequence enters nothing, and `initial` enters the first.
+        later, earlier, first = gates[batch:], output[: steps.rows - batch], gates[:batch]
+        if steps.reverse:
+            later, earlier, first = gates[: steps.rows - batch], output[batch:], gates[steps.rows - batch :]
+        return (later.t() @ earlier).addmm_(first.t(), initial)

@@ -1,0 +1,81 @@
+"""One layer, one direction on the Triton kernels: masks as bits, and a strategy for the recurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ..cell import Cell, Weights
+from ..kernels import apply_mask, cooperative, launch, resident, stepwise
+from ..kernels.launch import MaskBits
+from ..mask import Mask
+from ..steps import Steps
+from .base import GateBackend, Layer, Masks, Result
+
+RECURRENCES: dict[str, ModuleType] = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
+
+
+class Kernels(GateBackend):
+    """The backend of one strategy. It takes tensors of any device: which of them belong here is decided above."""
+
+    def __init__(self, strategy: str) -> None:
+        self.recurrence = RECURRENCES[strategy]
+
+    def forward(
+        self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
+    ) -> Result:
+        x, bias = input.reshape(-1, input.shape[-1]), weights.bias
+        projection = x @ weights.w_ih.t() if bias is None else torch.addmm(bias, x, weights.w_ih.t())
+        output = self.recurrence.forward(
+            projection.view(_shape(steps, projection)),
+            states[0],
+            weights.w_hh,
+            _bits(masks, "hidden"),
+            _bits(masks, "recurrent"),
+            **_options(steps, cell),
+        )
+        rows = output.view(projection.shape)
+        return Result(output if output.dim() == input.dim() else rows, [steps.last(rows)], [])
+
+    def gate_gradients(
+        self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        shape = _shape(layer.steps, layer.rows)
+        gates, grad_h_0 = self.recurrence.backward(
+            grad_output.reshape(shape),
+            grad_states[0],
+            layer.output.view(shape),
+            layer.weights.w_hh,
+            _bits(layer.masks, "hidden"),
+            _bits(layer.masks, "recurrent"),
+            **_options(layer.steps, layer.cell),
+        )
+        return gates.view(layer.rows.shape), [grad_h_0]
+
+    def dropped_before(self, layer: Layer, mask: Mask) -> Tensor:
+        before, steps = layer.steps.before(layer.rows, layer.states[0]), layer.steps
+        keep = mask.keep if len(steps.runs) == 1 or mask.keep.shape[0] == steps.rows else steps.repeated(mask.keep)
+        return apply_mask.apply_mask(before, MaskBits(keep, 1.0), out=before)
+
+    def dropout(self, x: Tensor, mask: Mask) -> Tensor:
+        return apply_mask.apply_mask(x, MaskBits(mask.keep, mask.scale))
+
+
+def _shape(steps: Steps, rows: Tensor) -> tuple[int, ...]:
+    """(T, B, ...) where all sequences are of one length, (N, ...) elsewhere."""
+    return tuple(rows.shape) if len(steps.runs) > 1 else (steps.count, steps.batch, rows.shape[1])
+
+
+def _bits(masks: Masks, kind: str) -> MaskBits | None:
+    return MaskBits(*masks[kind]) if kind in masks else None
+
+
+def _options(steps: Steps, cell: Cell) -> dict[str, object]:
+    """What a recurrence is told beside its tensors."""
+    options = {"cell": cell.mode, "reverse": steps.reverse, "tf32": launch.allows_tf32()}
+    if len(steps.runs) > 1:
+        options["sizes"] = [size for run in steps.runs for size in [run.size] * run.steps]
+    return options

@@ -1,0 +1,46 @@
+"""The cell table: what a layer of each cell is made of, under the names that torch.nn gives its modes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Weights(NamedTuple):
+    """Of one layer in one direction, G gates of H units: (G*H, I), (G*H, H) and twice (G*H) or ``None``."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The sum of both biases, for a cell that adds both to the same."""
+        return self.b_hh if self.b_ih is None else self.b_ih if self.b_hh is None else self.b_ih + self.b_hh
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A kind of recurrent cell.
+
+    mode: torch.nn's name of it. activation: of its new state. gates: rows of its weights, in units of the hidden size.
+    states: what it carries from step to step; the first is its output. kinds: the dropouts that act inside its recurrence.
+    """
+
+    mode: str
+    activation: str
+    gates: int
+    states: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+CELLS = {
+    cell.mode: cell
+    for cell in (
+        Cell("RNN_TANH", "tanh", gates=1, states=("h",), kinds=("hidden", "recurrent")),
+        Cell("RNN_RELU", "relu", gates=1, states=("h",), kinds=("hidden", "recurrent")),
+    )
+}

@@ -1,0 +1,43 @@
+"""What a layer refuses, in the words of torch.nn, before anything is drawn or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .cell import Cell, Weights
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_dtype(name: str, x: Tensor) -> None:
+    if x.dtype not in DTYPES:
+        raise NotImplementedError(f'"{name}" not implemented for {x.dtype}')
+
+
+def check_tensors(
+    like: Tensor, width: int, batch: int, names: Sequence[str], states: Sequence[Tensor], weights: Weights, cell: Cell
+) -> None:
+    """RuntimeError where a layer's states, under their `names`, or weights are not of the shape that an input (..., `width`)
+    of `batch` sequences asks for, or not of the dtype and on the device of `like`, that input."""
+    hidden, rows = weights.w_hh.shape[-1], cell.gates * weights.w_hh.shape[-1]
+    expected = [(batch, hidden)] * len(states) + [(rows, width), (rows, hidden), (rows,), (rows,)]
+    every = [*zip(names, states, strict=True), *zip(Weights._fields, weights, strict=True)]
+    for (name, tensor), shape in zip(every, expected, strict=True):
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise RuntimeError(f"Expected {name} size {shape}, got {list(tensor.shape)}")
+        if tensor.dtype != like.dtype:
+            raise RuntimeError(f"expected input and {name} to have the same dtype, got {like.dtype} and {tensor.dtype}")
+        if tensor.device != like.device:
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but input is on {like.device} and {name} on {tensor.device}"
+            )
+
+
+def check_length(steps: int) -> None:
+    if steps == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")

@@ -1,0 +1,136 @@
+"""Which strategy runs a layer, and why: one table behind "auto", the strategies by name and :func:`rnndrop.explain`."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+
+from .backends.base import Backend
+from .backends.cpu import Cpu
+from .backends.reference import Reference
+from .kernels import launch, plan
+
+StrategyName = Literal["auto", "cpu", "reference", "resident", "cooperative", "stepwise"]
+STRATEGIES: tuple[str, ...] = get_args(StrategyName)
+KERNELS = ("resident", "cooperative", "stepwise")
+REASONS = {
+    "cpu": "in-place products by PyTorch, the rest by NumPy",
+    "reference": "a plain loop of PyTorch operations",
+    "resident": "W_hh stays on one multiprocessor for all steps, in one launch",
+    "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
+    "stepwise": "one library product and one pointwise kernel a step",
+}
+
+
+class Problem(NamedTuple):
+    """What has to be run: T steps of at most B sequences of H units."""
+
+    device: torch.device
+    dtype: torch.dtype
+    steps: int
+    batch: int
+    hidden_size: int
+    packed: bool
+    cell: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy, why it runs, its plan if it has one, and why not those considered before it."""
+
+    strategy: str
+    reason: str
+    plan: Any = None
+    rejected: dict[str, str] = field(default_factory=dict)
+
+
+def choose(strategy: str, problem: Problem) -> Choice:
+    """What runs. Raises ValueError, with the reason, where a strategy asked for by name cannot."""
+    if strategy != "auto":
+        return _by_name(strategy, problem)
+    kind = problem.device.type
+    if kind == "cuda":
+        return _on_cuda(problem)
+    if kind not in ("cpu", "meta"):
+        return Choice("reference", f"there are no kernels for {kind}: {REASONS['reference']}")
+    if problem.steps == 1:
+        return Choice("reference", "a single step is a few PyTorch operations")
+    return Choice("cpu", f"the input is on the CPU: {REASONS['cpu']}")
+
+
+def _by_name(strategy: str, problem: Problem) -> Choice:
+    why_not = ""
+    if strategy == "cpu" and problem.device.type not in ("cpu", "meta"):
+        why_not = f"it computes in NumPy, and the input is on {problem.device}"
+    if strategy in KERNELS:
+        why_not = kernels_unavailable() or plan.refusal(
+            strategy,
+            problem.hidden_size,
+            problem.batch,
+            problem.dtype,
+            launch.device_of(problem.device),
+            packed=problem.packed,
+            tf32=launch.allows_tf32(),
+            cell=problem.cell,
+        )
+    if why_not:
+        raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")
+    return Choice(strategy, REASONS[strategy])
+
+
+def _on_cuda(problem: Problem) -> Choice:
+    why_not = kernels_unavailable()
+    if why_not:
+        _warn_once(why_not)
+        return Choice("reference", f"the kernels cannot run: {REASONS['reference']}", rejected=dict.fromkeys(KERNELS, why_not))
+    found = plan.choose(
+        problem.hidden_size,
+        problem.batch,
+        problem.dtype,
+        launch.device_of(problem.device),
+        packed=problem.packed,
+        tf32=launch.allows_tf32(),
+        cell=problem.cell,
+    )
+    return Choice(found.strategy, found.reason, found.plan, dict(found.rejected))
+
+
+@cache
+def kernels_unavailable() -> str:
+    """Why Triton's kernels cannot run here, or ""."""
+    return launch.unavailable()
+
+
+@cache
+def _warn_once(why_not: str) -> None:
+    warnings.warn(f"rnndrop runs a plain loop on CUDA, since its kernels cannot run: {why_not}", stacklevel=2)
+
+
+@cache
+def backend(strategy: str) -> Backend:
+    """That of a strategy. Triton is imported only here."""
+    if strategy == "cpu":
+        return Cpu()
+    if strategy == "reference":
+        return Reference()
+    from .backends.triton import Kernels
+
+    return Kernels(strategy)
+
+
+def mask_form(strategy: str, device: torch.device) -> str:
+    """How masks are held: a byte an element for the CPU, bits for the kernels. It depends on no choice that "auto" makes."""
+    return "bits" if strategy in KERNELS or (device.type == "cuda" and strategy != "cpu") else "bytes"
+
+
+def check_pointwise(strategy: str, x: torch.Tensor) -> None:
+    """ValueError, with the reason, where a strategy of tanh_dropout asked for by name cannot run."""
+    if strategy == "cpu" and x.device.type not in ("cpu", "meta"):
+        raise ValueError(f"strategy 'cpu' cannot run: it computes in NumPy, and the input is on {x.device}")
+    why_not = kernels_unavailable() if strategy == "triton" else ""
+    if why_not:
+        raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")

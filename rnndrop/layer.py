@@ -1,0 +1,106 @@
+"""One layer with its dropouts. Every mask of a call is made here, and the seed that they follow from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import dispatch, reference
+from .cell import Cell, Weights
+from .dropouts import Dropouts
+from .mask import Mask, check_seed, scale, stream, unpacked
+from .ops import dropout as dropout_operator
+from .ops import layer as layer_operator
+from .ops.eager import computes_now
+from .ops.mask import sequence_mask
+from .steps import Steps
+
+
+class Masks(NamedTuple):
+    """How the masks of one layer in one direction are made.
+
+    seed: int64 (1). order: (B), which sequence of the user's batch is the b-th of packed data, None if they are the same.
+    """
+
+    seed: Tensor
+    steps: Steps
+    form: str
+    layer: int = 0
+    direction: int = 0
+    order: Tensor | None = None
+
+    def make(self, kind: str, p: float, rows: int, columns: int, per_step: bool = True) -> Mask:
+        """The mask (N, ...) of N = `rows` rows `per_step`, else (B, ...)."""
+        where = stream(kind, self.layer, self.direction)
+        keep = sequence_mask(self.seed, columns, p, where, self.form, per_step, self.steps, self.order, rows)
+        return Mask(keep, scale(p))
+
+
+def recurrent_layer(
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Weights,
+    dropouts: Dropouts,
+    masks: Masks | None,
+    steps: Steps,
+    cell: Cell,
+    strategy: str,
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """One layer in one direction, with the dropouts inside its recurrence.
+
+    Args:
+        input: (T, B, I), or (N, I) packed.
+        states: (B, H) each.
+        masks: not looked at where nothing is dropped.
+        strategy: as :func:`resolved`.
+
+    Returns:
+        The output (T, B, H) or (N, H), and the states at the end (B, H).
+    """
+    columns, rows = states[0].shape[1], input.shape[:-1].numel()
+    per_step, made = dropouts.mask_scope == "step", {}
+    for kind in cell.kinds:
+        p = getattr(dropouts, f"{kind}_dropout")
+        if p and masks is not None:
+            made[kind] = masks.make(kind, p, rows, columns, per_step)
+    if strategy == "reference" and computes_now(input):
+        as_bool = {kind: Mask(unpacked(mask.keep, columns), mask.scale) for kind, mask in made.items()}
+        return reference.layer(input, states, weights, as_bool, steps, cell)
+    return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
+
+
+def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell) -> str:
+    """The strategy that runs; "auto" stays "auto" while a graph is traced, where there are no numbers to compute with.
+
+    Raises:
+        ValueError: one asked for by name that cannot run, with the reason.
+    """
+    if not computes_now(input):
+        return strategy
+    packed = len(steps.runs) > 1
+    problem = dispatch.Problem(input.device, input.dtype, steps.count, steps.batch, columns, packed, cell.mode)
+    return dispatch.choose(strategy, problem).strategy
+
+
+def dropout_between(x: Tensor, p: float, masks: Masks, directions: int) -> Tensor:
+    """The dropout of a layer's output, (T, B, D*H) or packed (N, D*H), before the next; a mask a direction."""
+    parts, columns = [], x.shape[-1] // directions
+    for direction, part in enumerate(x.reshape(-1, x.shape[-1]).chunk(directions, 1)):
+        mask = masks._replace(direction=direction).make("between", p, part.shape[0], columns)
+        parts.append(dropout_operator.dropout(part, mask))
+    return (parts[0] if directions == 1 else torch.cat(parts, 1)).view(x.shape)
+
+
+def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """The seed of a call as an int64 tensor of shape (1) on `device`, drawn from that device's generator if None."""
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    seed = check_seed(seed)
+    if isinstance(seed, Tensor):
+        return seed if seed.shape == (1,) and seed.device == device else seed.reshape(1).to(device)
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+        seed = (seed + 2**63) % 2**64 - 2**63
+    return torch.full((1,), seed, dtype=torch.int64, device=device)

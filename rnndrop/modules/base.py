@@ -1,0 +1,296 @@
+"""What every recurrent module has: parameters, checks, packing, layers and directions."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..autocast import autocasts, cast
+from ..cell import CELLS, Cell, Weights
+from ..checks import check_dtype, check_length, check_tensors
+from ..dispatch import mask_form
+from ..dropouts import Dropouts, owned
+from ..layer import Masks, dropout_between, recurrent_layer, resolved, seed_tensor
+from ..mask import check_seed
+from ..ops.torch_layers import torch_layers
+from ..steps import Steps, checked_batch_sizes
+
+Self = TypeVar("Self", bound="RNNBase")
+
+
+class RNNBase(nn.Module):
+    """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
+
+    dropout = owned("dropout")
+    hidden_dropout = owned("hidden_dropout")
+    recurrent_dropout = owned("recurrent_dropout")
+    mask_scope = owned("mask_scope")
+    proj_size = 0  # what flatten_parameters of nn.RNNBase reads
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        bidirectional: bool,
+        device: Any,
+        dtype: torch.dtype | None,
+        dropouts: Dropouts,
+    ) -> None:
+        super().__init__()
+        _check_arguments(input_size, hidden_size, num_layers, bias, batch_first)
+        self.mode = mode
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        self._dropouts = dropouts
+        if self.dropout > 0 and num_layers == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={self.dropout} and num_layers={num_layers}",
+                stacklevel=3,
+            )
+        self._weight_names = _weight_names(num_layers, bidirectional, bias)
+        rows = self.cell.gates * hidden_size
+        for number, names in enumerate(self._weight_names):
+            shapes = [(rows, self._width(number // self.num_directions)), (rows, hidden_size), (rows,), (rows,)]
+            for name, shape in zip(names, shapes, strict=False):
+                setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self.flatten_parameters()
+        self.reset_parameters()
+
+    @property
+    def cell(self) -> Cell:
+        return CELLS[self.mode]
+
+    @property
+    def num_directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        return [[getattr(self, name) for name in names] for names in self._weight_names]
+
+    def _width(self, layer: int) -> int:
+        """The features of a layer's input."""
+        return self.hidden_size * self.num_directions if layer else self.input_size
+
+    def reset_parameters(self) -> None:
+        reset_parameters(self)
+
+    def flatten_parameters(self) -> None:
+        """Lays the weights out in one block for cuDNN, which evaluation uses on CUDA; elsewhere does nothing."""
+        nn.RNNBase.flatten_parameters(self)  # type: ignore[arg-type]
+
+    # What flatten_parameters of nn.RNNBase reads; a weight may have been taken out by a wrapper.
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        return [*chain(*self._weight_names)]
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.flatten_parameters()
+        return self
+
+    @overload
+    def forward(
+        self, input: Tensor, hx: Tensor | None = None, *, seed: int | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
+    ) -> tuple[PackedSequence, Tensor]: ...
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        if isinstance(input, PackedSequence):
+            if hx is not None and input.sorted_indices is not None:
+                hx = hx.index_select(1, input.sorted_indices)
+            output, h_n = self._run(input.data, hx, seed, input.batch_sizes, input.sorted_indices)
+            if input.unsorted_indices is not None:
+                h_n = h_n.index_select(1, input.unsorted_indices)
+            return PackedSequence(output, input.batch_sizes, input.sorted_indices, input.unsorted_indices), h_n
+        if input.dim() not in (2, 3):
+            raise ValueError(f"RNN: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+        if hx is not None and hx.dim() != input.dim():
+            kind = "unbatched" if input.dim() == 2 else "batched"
+            raise RuntimeError(
+                f"For {kind} {input.dim()}-D input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor"
+            )
+        if input.dim() == 3:
+            return self._run(input, hx, seed)
+        batch_dim = 0 if self.batch_first else 1
+        output, h_n = self._run(input.unsqueeze(batch_dim), None if hx is None else hx.unsqueeze(1), seed)
+        return output.squeeze(batch_dim), h_n.squeeze(1)
+
+    def _run(
+        self,
+        input: Tensor,
+        hx: Tensor | None,
+        seed: int | Tensor | None,
+        batch_sizes: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(output, h_n) of a batched input, or of packed data, the b-th of which is sequence order[b] of the user's batch."""
+        self._check_input(input, batch_sizes)
+        batch = int(batch_sizes[0]) if batch_sizes is not None else input.size(0 if self.batch_first else 1)
+        expected = (self.num_layers * self.num_directions, batch, self.hidden_size)
+        if hx is None:
+            hx = torch.zeros(expected, dtype=input.dtype, device=input.device)
+        elif hx.size() != expected:
+            raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.size())}")
+        elif hx.dtype != input.dtype and not autocasts(input.device.type):
+            raise RuntimeError(f"expected input and hx to have the same dtype, got {input.dtype} and {hx.dtype}")
+        if seed is not None:
+            check_seed(seed)
+        if not self.training or not (self._dropouts.inside or self._dropouts.outside(self.num_layers)):
+            return self._torch_layers(input, hx, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
+        batch_first = batch_sizes is None and self.batch_first
+        x = input.transpose(0, 1) if batch_first else input
+        output, h_n = self._with_dropout(x, hx, seed, batch, batch_sizes, order)
+        return output.transpose(0, 1) if batch_first else output, h_n
+
+    def _with_dropout(
+        self,
+        x: Tensor,
+        hx: Tensor,
+        seed: int | Tensor | None,
+        batch: int,
+        batch_sizes: Tensor | None,
+        order: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        check_length(x.shape[0])
+        if batch_sizes is not None and not torch.compiler.is_compiling():
+            checked_batch_sizes(batch_sizes, x.shape[0])
+        steps = Steps.of(x, batch, batch_sizes)
+        x, hx, layers = self._cast_and_checked(x, hx, batch)
+        strategy = resolved("auto", x, steps, self.hidden_size, self.cell)
+        both = (steps, steps.backwards())[: self.num_directions]
+        # Drawn after all that can be wrong.
+        masks = Masks(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device), order=order)
+        states: list[Tensor] = []
+        for number, weights in enumerate(layers):
+            if number and self.dropout:
+                x = dropout_between(x, self.dropout, masks._replace(layer=number - 1), self.num_directions)
+            first = number * self.num_directions
+            initial = hx[first : first + self.num_directions]
+            if self._dropouts.inside:
+                x, last = self._layer(x, initial, weights, masks._replace(layer=number), both, strategy)
+            else:
+                flat = [w for one in weights for w in one if w is not None]
+                x, h_n = self._torch_layers(x, initial, flat, batch_sizes)
+                last = h_n.unbind(0)
+            states += last
+        return x, states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
+
+    def _layer(
+        self,
+        x: Tensor,
+        initial: Tensor,
+        weights: Sequence[Weights],
+        masks: Masks,
+        both: Sequence[Steps],
+        strategy: str,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The output of one layer, and the last state (B, H) of each of its directions."""
+        outputs, states = [], []
+        for direction, steps in enumerate(both):
+            one = masks._replace(direction=direction)
+            output, last = recurrent_layer(
+                x, [initial[direction]], weights[direction], self._dropouts, one, steps, self.cell, strategy
+            )
+            outputs.append(output)
+            states.append(last[0])
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), states
+
+    def _torch_layers(
+        self,
+        x: Tensor,
+        hx: Tensor,
+        weights: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        num_layers: int = 1,
+        batch_first: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        return torch_layers(
+            self.mode, x, hx, weights, batch_sizes, self.bias, num_layers, self.training, self.bidirectional, batch_first
+        )
+
+    def _cast_and_checked(self, x: Tensor, hx: Tensor, batch: int) -> tuple[Tensor, Tensor, list[list[Weights]]]:
+        """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
+        names = [*chain(*self._weight_names)]
+        x, hx, *weights = cast([x, hx, *(getattr(self, name) for name in names)], x.device.type)  # type: ignore[assignment]
+        each = 4 if self.bias else 2
+        parts = [weights[i : i + each] for i in range(0, len(weights), each)]
+        every = [Weights(*part) if self.bias else Weights(*part, None, None) for part in parts]
+        for number, one in enumerate(every):
+            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [hx[number]], one, self.cell)
+        check_dtype("rnn_layer", x)
+        step = self.num_directions
+        return x, hx, [every[i : i + step] for i in range(0, len(every), step)]
+
+    def _check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        dtype = self.weight_ih_l0.dtype
+        if input.dtype != dtype and not autocasts(input.device.type):
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+            )
+        dims = 3 if batch_sizes is None else 2
+        if input.dim() != dims:
+            raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
+        if self.input_size != input.size(-1):
+            raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}")
+
+    def extra_repr(self) -> str:
+        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        changed = {name: value for name in usual if (value := getattr(self, name)) != usual[name]}
+        return extra_repr(self, changed | self._dropouts.changed())
+
+
+def _weight_names(num_layers: int, bidirectional: bool, bias: bool) -> list[list[str]]:
+    """The names of the parameters of each layer and direction, in nn.RNN's order."""
+    kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias
+    ends = [f"_l{layer}{end}" for layer in range(num_layers) for end in ("", "_reverse")[: 1 + bidirectional]]
+    return [[kind + end for kind in kinds] for end in ends]
+
+
+def reset_parameters(module: Any) -> None:
+    bound = 1.0 / math.sqrt(module.hidden_size) if module.hidden_size > 0 else 0.0
+    for weight in module.parameters():
+        nn.init.uniform_(weight, -bound, bound)
+
+
+def extra_repr(module: Any, changed: dict[str, Any]) -> str:
+    """The sizes, and what is not as usual."""
+    return ", ".join([str(module.input_size), str(module.hidden_size), *(f"{k}={v}" for k, v in changed.items())])
+
+
+def _check_arguments(input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any) -> None:
+    typed: list[tuple[str, Any, type]] = [("bias", bias, bool), ("batch_first", batch_first, bool)]
+    typed += [("input_size", input_size, int), ("hidden_size", hidden_size, int)]
+    for name, value, kind in typed:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} should be of type {kind.__name__}, got: {type(value).__name__}")
+    for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+        if value <= 0:
+            raise ValueError(f"{name} must be greater than zero")

@@ -1,0 +1,201 @@
+"""RNN: torch.nn's, with dropout inside the recurrence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..dropouts import Dropouts, MaskScope, check_choice
+from ..functional import NONLINEARITIES, Nonlinearity
+from .base import RNNBase
+from .convert import copied
+
+
+class RNN(RNNBase):
+    r"""Apply a multi-layer Elman RNN with :math:`\tanh` or :math:`\text{ReLU}` non-linearity and dropout inside the recurrence.
+
+    For each element in the input sequence, each layer computes the following function:
+
+    .. math::
+        h_t = m_t \odot \tanh(x_t W_{ih}^T + b_{ih} + (r_t \odot h_{t-1}) W_{hh}^T + b_{hh})
+
+    where :math:`h_t` is the hidden state at time `t`, :math:`x_t` is the input at time `t`, and :math:`h_{(t-1)}` is the hidden
+    state of the previous layer at time `t-1` or the initial hidden state at time `0`. If :attr:`nonlinearity` is ``'relu'``,
+    then :math:`\text{ReLU}` is used instead of :math:`\tanh`. An element of the mask :math:`m_t` is 0 with probability
+    :attr:`hidden_dropout` and else :math:`1/(1-p)`, one of :math:`r_t` is 0 with probability :attr:`recurrent_dropout`. In
+    evaluation, and where every probability is 0, this is :class:`torch.nn.RNN`, and PyTorch's own code runs.
+
+    .. code-block:: python
+
+        # Efficient implementation equivalent to the following with bidirectional=False
+        rnn = rnndrop.RNN(input_size, hidden_size, num_layers, hidden_dropout=p, recurrent_dropout=q, dropout=d)
+        params = dict(rnn.named_parameters())
+        def mask(layer, p, kind):  # one row for each step t and sequence b
+            return rnndrop.dropout_mask(seed, L * N, hidden_size, p, layer=layer, kind=kind).view(L, N, hidden_size)
+        def forward(x, h):  # (L, N, H_in), (num_layers, N, H_out)
+            h = list(h)
+            for layer in range(num_layers):
+                m, r = mask(layer, p, "hidden"), mask(layer, q, "recurrent")
+                output = []
+                for t in range(L):
+                    h[layer] = m[t] * torch.tanh(
+                        x[t] @ params[f"weight_ih_l{layer}"].T
+                        + (r[t] * h[layer]) @ params[f"weight_hh_l{layer}"].T
+                        + params[f"bias_ih_l{layer}"]
+                        + params[f"bias_hh_l{layer}"]
+                    )
+                    output.append(h[layer])
+                x = output = torch.stack(output)
+                if layer < num_layers - 1:
+                    x = x * mask(layer, d, "between")
+            return output, torch.stack(h)
+
+    Args:
+        input_size: The number of expected features in the input `x`
+        hidden_size: The number of features in the hidden state `h`
+        num_layers: Number of recurrent layers. E.g., setting ``num_layers=2`` would mean stacking two RNNs together to form a
+            `stacked RNN`, with the second RNN taking in outputs of the first RNN and computing the final results. Default: 1
+        nonlinearity: The non-linearity to use. Can be either ``'tanh'`` or ``'relu'``. Default: ``'tanh'``
+        bias: If ``False``, then the layer does not use bias weights `b_ih` and `b_hh`. Default: ``True``
+        batch_first: If ``True``, then the input and output tensors are provided as `(batch, seq, feature)` instead of
+            `(seq, batch, feature)`. Note that this does not apply to hidden states. Default: ``False``
+        dropout: If non-zero, introduces a dropout on the outputs of each RNN layer except the last layer, with dropout
+            probability equal to :attr:`dropout`, a fresh mask at every step. Default: 0
+        bidirectional: If ``True``, becomes a bidirectional RNN. Default: ``False``
+        device, dtype: Of the parameters. float32, float64, bfloat16 or float16.
+        hidden_dropout: The probability of an element of :math:`h_t` to be zeroed, for the output and for the next step.
+            Default: 0
+        recurrent_dropout: The probability of an element of :math:`h_{t-1}` to be zeroed where it enters :math:`W_{hh}`; the
+            output is not dropped. Default: 0
+        mask_scope: ``'step'``, a fresh mask at every step, so that a dropped unit comes back at the next; or ``'sequence'``,
+            the same mask at every step of a sequence (variational dropout; Gal and Ghahramani 2016, "A Theoretically
+            Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``'step'``
+
+    Inputs: input, hx, seed
+        * **input**: tensor of shape :math:`(L, H_{in})` for unbatched input, :math:`(L, N, H_{in})` when
+          ``batch_first=False`` or :math:`(N, L, H_{in})` when ``batch_first=True`` containing the features of the input
+          sequence. The input can also be a packed variable length sequence. See
+          :func:`torch.nn.utils.rnn.pack_padded_sequence` or :func:`torch.nn.utils.rnn.pack_sequence` for details.
+        * **hx**: tensor of shape :math:`(D * \text{num\_layers}, H_{out})` for unbatched input or
+          :math:`(D * \text{num\_layers}, N, H_{out})` containing the initial hidden state for the input sequence batch.
+          Defaults to zeros if not provided.
+        * **seed** (keyword): an int or an int64 tensor of one element, which all masks of the call follow from, on every
+          device alike. By default one is drawn from PyTorch's generator of the input's device. Evaluation, and training in
+          which nothing is dropped, draw none and ignore one that is given.
+
+        where:
+
+        .. math::
+            \begin{aligned}
+                N ={} & \text{batch size} \\
+                L ={} & \text{sequence length} \\
+                D ={} & 2 \text{ if bidirectional=True otherwise } 1 \\
+                H_{in} ={} & \text{input\_size} \\
+                H_{out} ={} & \text{hidden\_size}
+            \end{aligned}
+
+    Outputs: output, h_n
+        * **output**: tensor of shape :math:`(L, D * H_{out})` for unbatched input, :math:`(L, N, D * H_{out})` when
+          ``batch_first=False`` or :math:`(N, L, D * H_{out})` when ``batch_first=True`` containing the output features
+          `(h_t)` from the last layer of the RNN, for each `t`, its :math:`m_t` included. If a
+          :class:`torch.nn.utils.rnn.PackedSequence` has been given as the input, the output will also be a packed sequence.
+        * **h_n**: tensor of shape :math:`(D * \text{num\_layers}, H_{out})` for unbatched input or
+          :math:`(D * \text{num\_layers}, N, H_{out})` containing the final hidden state for each element in the batch. It
+          shares no memory with the output.
+
+    Attributes:
+        weight_ih_l[k]: the learnable input-hidden weights of the k-th layer, of shape `(hidden_size, input_size)` for
+            `k = 0`. Otherwise, the shape is `(hidden_size, num_directions * hidden_size)`
+        weight_hh_l[k]: the learnable hidden-hidden weights of the k-th layer, of shape `(hidden_size, hidden_size)`
+        bias_ih_l[k]: the learnable input-hidden bias of the k-th layer, of shape `(hidden_size)`
+        bias_hh_l[k]: the learnable hidden-hidden bias of the k-th layer, of shape `(hidden_size)`
+        hidden_dropout, recurrent_dropout, dropout, mask_scope: as given; may be set between calls
+
+    Raises:
+        ValueError: a probability outside [0, 1] or not a number, or an unknown `mask_scope`, here or when the attribute is set;
+            an unknown `nonlinearity`; a size not above zero; a `proj_size`; in `forward`, an input of another dtype than the
+            weights or of neither 2 nor 3 dimensions.
+        TypeError: a size that is no int or a flag that is no bool; in `forward`, a `seed` that is neither an int nor an int64
+            tensor.
+        RuntimeError: in `forward`, shapes of `input` or `hx` that do not match.
+
+    .. note::
+        All the weights and biases are initialized from :math:`\mathcal{U}(-\sqrt{k}, \sqrt{k})` where
+        :math:`k = \frac{1}{\text{hidden\_size}}`, in the order of :class:`torch.nn.RNN`: the same generator state gives the
+        same weights.
+
+    .. note::
+        For bidirectional RNNs, forward and backward are directions 0 and 1 respectively. Example of splitting the output
+        layers when ``batch_first=False``: ``output.view(seq_len, batch, num_directions, hidden_size)``. Each direction has
+        masks of its own.
+
+    .. note::
+        ``batch_first`` argument is ignored for unbatched inputs.
+
+    .. note::
+        In training with dropout inside, the output is kept for the backward pass, as by cuDNN: to change it in place is an
+        error in backward. Reverse-mode derivatives of any order work, forward-mode and vectorised ones
+        (``torch.func.jvp``, ``vmap``) do not.
+
+    Examples::
+
+        >>> rnn = rnndrop.RNN(10, 20, 2, hidden_dropout=0.2)
+        >>> input = torch.randn(5, 3, 10)
+        >>> h0 = torch.randn(2, 3, 20)
+        >>> output, hn = rnn(input, h0)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Nonlinearity = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        hidden_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        mask_scope: MaskScope = "step",
+        proj_size: int | None = None,
+    ) -> None:
+        if proj_size is not None:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
+        dropouts = Dropouts(dropout, hidden_dropout, recurrent_dropout, mask_scope)
+        mode = f"RNN_{nonlinearity.upper()}"
+        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropouts)
+
+    @property
+    def nonlinearity(self) -> str:
+        return self.cell.activation
+
+    @nonlinearity.setter
+    def nonlinearity(self, value: Nonlinearity) -> None:
+        check_choice("nonlinearity", value, NONLINEARITIES)
+        self.mode = f"RNN_{value.upper()}"
+
+    @classmethod
+    def from_torch(cls, rnn: nn.RNN, **dropouts: Any) -> RNN:
+        """A copy of an ``nn.RNN``, its weights, device, dtype and mode, with this module's dropouts.
+
+        Args:
+            rnn: the ``nn.RNN`` to copy.
+            dropouts: ``hidden_dropout``, ``recurrent_dropout``, ``mask_scope``, ``dropout``.
+
+        Raises:
+            TypeError: `rnn` is no ``nn.RNN``, or an argument is unknown.
+        """
+        if not isinstance(rnn, nn.RNN):
+            raise TypeError(f"rnn should be a torch.nn.RNN, got {type(rnn).__name__}")
+        return copied(rnn, cls, **{"dropout": rnn.dropout, **dropouts})
+
+    def to_torch(self) -> nn.RNN:
+        """A copy as ``nn.RNN``: the same function in evaluation, without the dropout inside the recurrence in training."""
+        return copied(self, nn.RNN, dropout=self.dropout)

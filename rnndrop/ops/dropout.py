@@ -1,0 +1,53 @@
+"""Dropout of rows by a mask that is given. It is linear, and its own gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from ..mask import Mask
+from .eager import computes_now
+
+
+def dropout(x: Tensor, mask: Mask) -> Tensor:
+    """x (N, H) times the scale where the mask (N, ...) keeps, 0 elsewhere."""
+    return (_Function.apply if computes_now(x) else _operator)(x, mask.keep, mask.scale)
+
+
+def _forward(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    return _backend(x, keep).dropout(x, Mask(keep, scale))
+
+
+def _backend(x: Tensor, keep: Tensor) -> Any:
+    if keep.dtype == torch.int32 and not dispatch.kernels_unavailable():
+        return dispatch.backend("stepwise")
+    return dispatch.backend("cpu" if x.device.type == "cpu" and keep.dtype == torch.int8 else "reference")
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.scale = inputs[2]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return dropout(grad, Mask(*ctx.saved_tensors, ctx.scale)), None, None
+
+
+class _Function(torch.autograd.Function):
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_backward)
+
+
+_operator = torch.library.custom_op(
+    "rnndrop::dropout", _forward, mutates_args=(), schema="(Tensor x, Tensor keep, float scale) -> Tensor"
+)
+_operator.register_autograd(_backward, setup_context=_save)
+
+
+@_operator.register_fake
+def _fake(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    return x.new_empty(x.shape)

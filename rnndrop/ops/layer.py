@@ -1,0 +1,318 @@
+"""The operator of one layer in one direction, and that of its gradient.
+
+Both compute on the backend of a strategy. The derivatives of the gradient go through the plain loop, as often as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import dispatch, reference
+from ..autocast import suspended
+from ..backends.base import Backend, Layer, Masks, Needs
+from ..cell import CELLS, Cell, Weights
+from ..mask import Mask, unpacked
+from ..steps import Steps
+from .eager import computes_now
+from .vmap import one_by_one
+
+MaybeTensor = Tensor | None
+
+
+class Call(NamedTuple):
+    """What of a layer is no tensor. `scales`: of the masks of the cell's kinds, in their order."""
+
+    scales: Sequence[float]
+    steps: Steps
+    cell: Cell
+    strategy: str
+
+    def backend(self, x: Tensor, hidden_size: int) -> Backend:
+        steps, packed = self.steps, len(self.steps.runs) > 1
+        problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, packed, self.cell.mode)
+        return dispatch.backend(dispatch.choose(self.strategy, problem).strategy)
+
+    def masks(self, keeps: Sequence[MaybeTensor]) -> Masks:
+        given = zip(self.cell.kinds, keeps, self.scales, strict=True)
+        return {kind: Mask(keep, scale) for kind, keep, scale in given if keep is not None}
+
+    def layer(self, row: Sequence[Any]) -> Layer:
+        """A layer that has run, of a row of its tensors: input, weights, states, masks, output, what else was saved."""
+        input, w_ih, w_hh, b_ih, b_hh, *rest = row
+        states, rest = rest[: len(self.cell.states)], rest[len(self.cell.states) :]
+        keeps, (output, *saved) = rest[: len(self.cell.kinds)], rest[len(self.cell.kinds) :]
+        weights = Weights(w_ih, w_hh, b_ih, b_hh)
+        return Layer(input, states, weights, self.masks(keeps), self.steps, self.cell, output, saved)
+
+
+def layer(
+    input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell, strategy: str
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The output (T, B, H) or (N, H) and the states at the end (B, H) of input (T, B, I) or (N, I)."""
+    keeps = [masks[kind].keep if kind in masks else None for kind in cell.kinds]
+    scales = [masks[kind].scale if kind in masks else 1.0 for kind in cell.kinds]
+    if computes_now(input):
+        output, *rest = _Layer.apply(Call(scales, steps, cell, strategy), input, *weights, *states, *keeps)
+        return output, rest[: len(cell.states)]
+    return _operator(
+        input,
+        list(states),
+        *weights,
+        keeps,
+        scales,
+        steps.count,
+        steps.batch,
+        steps.batch_sizes,
+        steps.reverse,
+        cell.mode,
+        strategy,
+    )[:2]
+
+
+def _forward(call: Call, input: Tensor, states: Sequence[Tensor], weights: Weights, keeps: Sequence[MaybeTensor]) -> Any:
+    with suspended(input):
+        run = call.backend(input, weights.w_hh.shape[1]).forward
+        return run(input, states, weights, call.masks(keeps), call.steps, call.cell)
+
+
+def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> list[Tensor]:
+    """The gradients asked for by `flags`, of input, w_ih, w_hh, b_ih, b_hh and the states."""
+    input, w_ih, w_hh, b_ih, b_hh = flags[:5]
+    with suspended(layer.input):
+        run = call.backend(layer.input, layer.weights.w_hh.shape[1]).backward
+        found = run(layer, grads[0], grads[1:], Needs(input, w_ih, w_hh, b_ih or b_hh))
+    bias = found.bias.clone() if b_ih and b_hh and found.bias is not None else found.bias
+    every = found.input, found.w_ih, found.w_hh, found.bias, bias, *found.states
+    return [gradient for gradient, needed in zip(every, flags, strict=True) if needed and gradient is not None]
+
+
+def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Likewise, by the plain loop."""
+    leaves = [layer.input, *layer.weights, *layer.states]
+    masks = {kind: Mask(unpacked(keep, layer.output.shape[-1]), scale) for kind, (keep, scale) in layer.masks.items()}
+
+    def run(*needed: Tensor) -> tuple[Tensor, ...]:
+        input, w_ih, w_hh, b_ih, b_hh, *states = _filled(leaves, flags, needed)
+        output, last = reference.layer(input, states, Weights(w_ih, w_hh, b_ih, b_hh), masks, layer.steps, layer.cell)
+        return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
+
+    _, pull = torch.func.vjp(run, *[leaf for leaf, needed in zip(leaves, flags, strict=True) if needed])
+    return pull(tuple(g for g in grads if g is not None))
+
+
+def _filled(values: Sequence[Any], flags: Sequence[bool], new: Sequence[Tensor]) -> list[Any]:
+    """The values, the flagged ones replaced by the new ones."""
+    replaced = iter(new)
+    return [next(replaced) if flag else value for value, flag in zip(values, flags, strict=True)]
+
+
+# Eager mode.
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(call: Call, input: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: MaybeTensor, b_hh: MaybeTensor, *rest: Any) -> Any:
+        states, keeps = rest[: len(call.cell.states)], rest[len(call.cell.states) :]
+        output, last, saved = _forward(call, input, states, Weights(w_ih, w_hh, b_ih, b_hh), keeps)
+        return output, *last, *saved
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        call, input, w_ih, w_hh, *biases = inputs[:6]
+        ctx.set_materialize_grads(False)
+        ctx.call, ctx.biases, ctx.versions = call, biases, [_version(bias) for bias in biases]
+        saved = output[1 + len(call.cell.states) :]
+        ctx.mark_non_differentiable(*saved)
+        ctx.save_for_backward(input, w_ih, w_hh, *inputs[6:], output[0], *saved)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: MaybeTensor) -> tuple[MaybeTensor, ...]:
+        call, given = ctx.call, 6 + len(ctx.call.cell.states)
+        input, w_ih, w_hh, *rest = ctx.saved_tensors
+        row, flags = [input, w_ih, w_hh, *ctx.biases, *rest], ctx.needs_input_grad[1:given]
+        grads = grads[: 1 + len(call.cell.states)]
+        found: Sequence[Tensor]
+        if not computes_now(input):
+            found = _backward_operator(*_operands(call, row), list(grads), flags)
+        elif torch.is_grad_enabled():
+            if [_version(bias) for bias in ctx.biases] != ctx.versions:
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace operation: a bias"
+                )
+            found = _LayerBackward.apply(call, flags, *grads, *row)
+        else:
+            found = _backward(call.layer(row), call, grads, flags)
+        return None, *_filled([None] * len(flags), flags, found), *[None] * (len(ctx.needs_input_grad) - given)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return one_by_one(_Layer, info, in_dims, args)
+
+
+class _LayerBackward(torch.autograd.Function):
+    """The gradients that are asked for, to be differentiated again."""
+
+    @staticmethod
+    def forward(call: Call, flags: Sequence[bool], *tensors: Any) -> tuple[Tensor, ...]:
+        states = 1 + len(call.cell.states)
+        return tuple(_backward(call.layer(tensors[states:]), call, tensors[:states], flags))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.call, ctx.flags, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[MaybeTensor, ...]:
+        call, tensors, states = ctx.call, ctx.saved_tensors, 1 + len(ctx.call.cell.states)
+        asked = [needed and i < states + 4 + states for i, needed in enumerate(ctx.needs_input_grad[2:])]
+
+        def gradients(*needed: Tensor) -> tuple[Tensor, ...]:
+            filled = _filled(tensors, asked, needed)
+            return _reference_backward(call.layer(filled[states:]), filled[:states], ctx.flags)
+
+        with suspended(tensors[states]):
+            _, pull = torch.func.vjp(gradients, *[x for x, needed in zip(tensors, asked, strict=True) if needed])
+            found = pull(grads)
+        return None, None, *_filled([None] * len(tensors), asked, found)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return one_by_one(_LayerBackward, info, in_dims, args)
+
+
+def _version(x: MaybeTensor) -> int:
+    """Counts the changes in place. A bias is saved for its second derivative alone, and may change before the first."""
+    return -1 if x is None or x.is_inference() else x._version
+
+
+# For the compiler.
+
+_OPERANDS = (
+    "Tensor input, Tensor[] states, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor?[] keeps, float[] scales, "
+    "SymInt count, SymInt batch, Tensor? batch_sizes, bool reverse, str cell, str strategy"
+)
+
+
+def _operands(call: Call, row: Sequence[Any]) -> list[Any]:
+    """The operands of the operator, and the tensors that the forward pass made."""
+    states, kinds, steps = len(call.cell.states), len(call.cell.kinds), call.steps
+    input, w_ih, w_hh, b_ih, b_hh, *rest = row
+    made = rest[states + kinds :]
+    options = steps.count, steps.batch, steps.batch_sizes, steps.reverse, call.cell.mode, call.strategy
+    return [input, rest[:states], w_ih, w_hh, b_ih, b_hh, rest[states : states + kinds], list(call.scales), *options, made]
+
+
+def _operator_forward(
+    input: Tensor,
+    states: Sequence[Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: MaybeTensor,
+    b_hh: MaybeTensor,
+    keeps: Sequence[MaybeTensor],
+    scales: Sequence[float],
+    count: int,
+    batch: int,
+    batch_sizes: MaybeTensor,
+    reverse: bool,
+    cell: str,
+    strategy: str,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    call = Call(scales, Steps(count, batch, batch_sizes, reverse), CELLS[cell], strategy)
+    output, last, saved = _forward(call, input, states, Weights(w_ih, w_hh, b_ih, b_hh), keeps)
+    return output, last, saved
+
+
+def _operator_backward(
+    input: Tensor,
+    states: Sequence[Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: MaybeTensor,
+    b_hh: MaybeTensor,
+    keeps: Sequence[MaybeTensor],
+    scales: Sequence[float],
+    count: int,
+    batch: int,
+    batch_sizes: MaybeTensor,
+    reverse: bool,
+    cell: str,
+    strategy: str,
+    made: Sequence[Tensor],
+    grads: Sequence[MaybeTensor],
+    flags: Sequence[bool],
+) -> list[Tensor]:
+    call = Call(scales, Steps(count, batch, batch_sizes, reverse), CELLS[cell], strategy)
+    row = [input, w_ih, w_hh, b_ih, b_hh, *states, *keeps, *made]
+    return _backward(call.layer(row), call, grads, flags)
+
+
+_operator = torch.library.custom_op(
+    "rnndrop::layer", _operator_forward, mutates_args=(), schema=f"({_OPERANDS}) -> (Tensor, Tensor[], Tensor[])"
+)
+_backward_operator = torch.library.custom_op(
+    "rnndrop::layer_backward",
+    _operator_backward,
+    mutates_args=(),
+    schema=f"({_OPERANDS}, Tensor[] made, Tensor?[] grads, bool[] flags) -> Tensor[]",
+)
+
+
+@_operator.register_fake
+def _fake(input: Tensor, states: Sequence[Tensor], *rest: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    output = input.new_empty(*input.shape[:-1], states[0].shape[1])
+    return output, [state.new_empty(state.shape) for state in states], []
+
+
+@_backward_operator.register_fake
+def _backward_fake(
+    input: Tensor,
+    states: Sequence[Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: MaybeTensor,
+    b_hh: MaybeTensor,
+    *rest: Any,
+) -> list[Tensor]:
+    like = input, w_ih, w_hh, b_ih, b_hh, *states
+    return [x.new_empty(x.shape) for x, needed in zip(like, rest[-1], strict=True) if needed and x is not None]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], list[Tensor]]) -> None:
+    ctx.set_materialize_grads(False)
+    input, states, w_ih, w_hh, b_ih, b_hh, keeps, *ctx.options = inputs
+    ctx.sizes = len(states), len(keeps)
+    batch_sizes, ctx.options[3] = ctx.options[3], None
+    ctx.save_for_backward(batch_sizes, input, w_ih, w_hh, b_ih, b_hh, *states, *keeps, output[0], *output[2])
+
+
+def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> tuple[Any, ...]:
+    (states, keeps), (batch_sizes, *row) = ctx.sizes, ctx.saved_tensors
+    input, w_ih, w_hh, b_ih, b_hh, *rest = row
+    options = [*ctx.options[:3], batch_sizes, *ctx.options[4:]]
+    needs = ctx.needs_input_grad
+    flags = [needs[0], *needs[2:6], *needs[1]]
+    grads = [grad_output, *(grad_states or [None] * states)]
+    found = _backward_operator(
+        input,
+        rest[:states],
+        w_ih,
+        w_hh,
+        b_ih,
+        b_hh,
+        rest[states : states + keeps],
+        *options,
+        rest[states + keeps :],
+        grads,
+        flags,
+    )
+    of_input, of_w_ih, of_w_hh, of_b_ih, of_b_hh, *of_states = _filled([None] * len(flags), flags, found)
+    return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, [None] * keeps, *[None] * len(options)
+
+
+_operator.register_autograd(_gradients, setup_context=_save)

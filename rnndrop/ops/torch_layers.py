@@ -1,0 +1,139 @@
+"""PyTorch's own recurrent layers, without dropout: cuDNN's on CUDA.
+
+Compiled, they are one operator: PyTorch's compiler would unroll them step by step. Exported, they stay what they are, since
+ONNX has an operator for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import _VF, Tensor
+
+MaybeTensor = Tensor | None
+
+
+def torch_layers(
+    mode: str,
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    batch_sizes: MaybeTensor,
+    bias: bool,
+    num_layers: int,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor]:
+    """The output and h_n of input (T, B, I), or (B, T, I) `batch_first`, or packed (N, I), and hx (L*D, B, H)."""
+    options = bias, num_layers, training, bidirectional, batch_first
+    if torch.compiler.is_compiling() and not _is_exporting():
+        return _operator(input, hx, list(weights), batch_sizes, mode, *options)
+    return _run(input, hx, weights, batch_sizes, mode, *options)
+
+
+def _is_exporting() -> bool:
+    asked = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return bool(asked and asked())
+
+
+def _run(
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    batch_sizes: MaybeTensor,
+    mode: str,
+    bias: bool,
+    num_layers: int,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor]:
+    run = _VF.rnn_tanh if mode == "RNN_TANH" else _VF.rnn_relu
+    if batch_sizes is None:
+        return run(input, hx, weights, bias, num_layers, 0.0, training, bidirectional, batch_first)
+    return run(input, batch_sizes, hx, weights, bias, num_layers, 0.0, training, bidirectional)
+
+
+def _backward(
+    grads: Sequence[MaybeTensor],
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    batch_sizes: MaybeTensor,
+    flags: Sequence[bool],
+    mode: str,
+    bias: bool,
+    num_layers: int,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> list[Tensor]:
+    """The gradients asked for, of input, hx and the weights. It runs the layers again: an operator keeps no graph."""
+    leaves = [x.detach().requires_grad_(flag) for x, flag in zip((input, hx, *weights), flags, strict=True)]
+    with torch.enable_grad():
+        outputs = _run(
+            leaves[0], leaves[1], leaves[2:], batch_sizes, mode, bias, num_layers, training, bidirectional, batch_first
+        )
+    pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    return list(torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs]))
+
+
+_OPTIONS = "str mode, bool bias, int num_layers, bool training, bool bidirectional, bool batch_first"
+_operator = torch.library.custom_op(
+    "rnndrop::torch_layers",
+    _run,
+    mutates_args=(),
+    schema=f"(Tensor input, Tensor hx, Tensor[] weights, Tensor? batch_sizes, {_OPTIONS}) -> (Tensor, Tensor)",
+)
+_backward_operator = torch.library.custom_op(
+    "rnndrop::torch_layers_backward",
+    _backward,
+    mutates_args=(),
+    schema="(Tensor?[] grads, Tensor input, Tensor hx, Tensor[] weights, Tensor? batch_sizes, bool[] flags, "
+    f"{_OPTIONS}) -> Tensor[]",
+)
+
+
+@_operator.register_fake
+def _fake(
+    input: Tensor, hx: Tensor, weights: Sequence[Tensor], batch_sizes: MaybeTensor, mode: str, *options: Any
+) -> tuple[Tensor, Tensor]:
+    bidirectional = options[3]
+    dtype = weights[0].dtype
+    output = input.new_empty((*input.shape[:-1], hx.shape[-1] * (2 if bidirectional else 1)), dtype=dtype)
+    return output, hx.new_empty(hx.shape, dtype=dtype)
+
+
+@_backward_operator.register_fake
+def _backward_fake(
+    grads: Sequence[MaybeTensor],
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    batch_sizes: MaybeTensor,
+    flags: Sequence[bool],
+    *options: Any,
+) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x, flag in zip((input, hx, *weights), flags, strict=True) if flag]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    input, hx, weights, batch_sizes, *ctx.options = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(batch_sizes, input, hx, *weights)
+
+
+def _gradients(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
+    batch_sizes, input, hx, *weights = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    flags = [needs[0], needs[1], *needs[2]]
+    found = iter(_backward_operator(list(grads), input, hx, weights, batch_sizes, flags, *ctx.options))
+    of_input, of_hx, *of_weights = [next(found) if flag else None for flag in flags]
+    return of_input, of_hx, of_weights, *[None] * (1 + len(ctx.options))
+
+
+_operator.register_autograd(_gradients, setup_context=_save)

@@ -1,0 +1,118 @@
+"""Every kernel once, as a launch: what `costs` counts and `resources` compiles.
+
+A new kernel is a new function here. It gets a size (rows or steps), a dtype and a device ("meta" when it is only compiled)
+and returns nothing; it must launch with the tile sizes that real use has.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from rnndrop.kernels.launch import MaskBits
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+Run = Callable[[int, torch.dtype, str], None]  # size, dtype, device
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A pointwise kernel, whose cost is counted per element, or a whole sequence, per step."""
+
+    name: str
+    run: Run
+    dtypes: tuple[torch.dtype, ...]
+    sizes: tuple[int, int]  # the cost is that of the second less that of the first
+    unit: str = "element"
+    units: int = 1  # in one row or step
+
+    @property
+    def strategy(self) -> str | None:
+        return self.name.split()[0] if self.unit == "step" else None
+
+
+LAUNCHES: list[Launch] = []
+COLUMNS = 1024  # of the pointwise kernels
+
+
+def pointwise(name: str, dtypes: tuple[torch.dtype, ...] = FLOATS) -> Callable[[Run], Run]:
+    def add(run: Run) -> Run:
+        LAUNCHES.append(Launch(name, run, dtypes, (0, 64), units=COLUMNS))
+        return run
+
+    return add
+
+
+def _seed(device: str) -> torch.Tensor:
+    return torch.ones(1, dtype=torch.int64, device=device)
+
+
+def _activation_dropout(nonlinearity: str) -> None:
+    @pointwise(f"{nonlinearity}_dropout forward")
+    def forward(rows, dtype, device):
+        from rnndrop.kernels import activation_dropout
+
+        x = torch.ones(rows, COLUMNS, dtype=dtype, device=device)
+        activation_dropout.forward(x, _seed(device), 16384, 4 / 3, 0, nonlinearity=nonlinearity)
+
+    @pointwise(f"{nonlinearity}_dropout backward")
+    def backward(rows, dtype, device):
+        from rnndrop.kernels import activation_dropout
+
+        y, grad = torch.ones(2, rows, COLUMNS, dtype=dtype, device=device)
+        activation_dropout.backward(grad, y, _seed(device), 16384, 4 / 3, 0, nonlinearity=nonlinearity)
+
+
+_activation_dropout("tanh")
+_activation_dropout("relu")
+
+
+@pointwise("packed_mask", (torch.int32,))
+def packed_mask(rows, dtype, device):
+    from rnndrop.kernels import packed_mask
+
+    packed_mask.packed_mask(_seed(device), rows, COLUMNS, 16384, 0)
+
+
+@pointwise("apply_mask")
+def apply_mask(rows, dtype, device):
+    from rnndrop.kernels import apply_mask
+
+    bits = torch.full((rows, COLUMNS // 32), -1, dtype=torch.int32, device=device)
+    apply_mask.apply_mask(torch.ones(rows, COLUMNS, dtype=dtype, device=device), MaskBits(bits, 4 / 3))
+
+
+def sequence(strategy: str, H: int, *, tf32: bool = True) -> dict[str, Run]:
+    """A strategy's forward and backward of 16 sequences, with hidden dropout per step."""
+
+    def tensors(T, dtype, device):
+        x = torch.zeros(T, 16, H, dtype=dtype, device=device)
+        bits = torch.zeros(T * 16, -(-H // 32), dtype=torch.int32, device=device)
+        module = importlib.import_module(f"rnndrop.kernels.{strategy}")
+        return module, x, x[0], x.new_zeros(H, H), MaskBits(bits, 4 / 3)
+
+    def forward(T, dtype, device):
+        module, x, h_0, w, mask = tensors(T, dtype, device)
+        module.forward(x, h_0, w, mask, None, cell="RNN_TANH", tf32=tf32)
+
+    def backward(T, dtype, device):
+        module, x, h_0, w, mask = tensors(T, dtype, device)
+        module.backward(x, h_0, x, w, mask, None, cell="RNN_TANH", tf32=tf32)
+
+    return {"forward": forward, "backward": backward}
+
+
+def _sequence(strategy: str, H: int, dtypes: tuple[torch.dtype, ...], sizes: tuple[int, int]) -> None:
+    for direction, run in sequence(strategy, H).items():
+        LAUNCHES.append(Launch(f"{strategy} {direction} H={H}", run, dtypes, sizes, "step"))
+
+
+for _H in (64, 128):
+    _sequence("resident", _H, (torch.bfloat16, torch.float32), (4, 8))
+_sequence("resident", 256, (torch.bfloat16,), (4, 8))
+for _H in (512, 1024):
+    _sequence("cooperative", _H, (torch.bfloat16,), (2, 4))
+_sequence("stepwise", 128, FLOATS, (2, 4))
