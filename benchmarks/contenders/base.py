@@ -55,7 +55,7 @@ class Contender:
     seeded: it takes a seed, and drops whatever the case has as the mask stream says. kinds: the dropouts, by rnndrop's names,
     that another has, with masks of its own.
     cannot: why it cannot run a case on a device, or "". slow: it or its preparation takes long.
-    diagonal: of w_hh it has the diagonal only. captured: the step is replayed as a CUDA graph.
+    captured: the step is replayed as a CUDA graph.
     """
 
     name: str
@@ -65,7 +65,6 @@ class Contender:
     cells: tuple[str, ...] = ("RNN",)
     cannot: Callable[[Case, str], str] = lambda case, device: ""
     slow: bool = False
-    diagonal: bool = False
     captured: bool = False
 
     def why_not(self, case: Case, device: str) -> str:

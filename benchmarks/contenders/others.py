@@ -84,27 +84,6 @@ class Xma(_Projected):
         return output.squeeze(2).transpose(0, 1)
 
 
-class Haste(Model):
-    """haste_pytorch has no Elman layer: IndRNN, with the diagonal of w_hh."""
-
-    def __init__(self, case: Case, rnn: nn.RNN) -> None:
-        super().__init__()
-        haste = importlib.import_module("haste_pytorch")
-        w_ih, w_hh, b_ih, b_hh = weights(rnn)[0]
-        self.rnn = haste.IndRNN(case.I, case.H).to(w_ih.device, w_ih.dtype)
-        with torch.no_grad():
-            self.rnn.kernel.copy_(w_ih.t())
-            self.rnn.recurrent_scale.copy_(w_hh.diagonal())
-            self.rnn.bias.copy_(b_ih + b_hh)
-
-    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
-        return self.rnn(x)[0]
-
-    def gradients(self) -> list[list[Tensor | None]]:
-        bias = self.rnn.bias.grad
-        return [[self.rnn.kernel.grad.t(), torch.diag(self.rnn.recurrent_scale.grad), bias, bias]]
-
-
 def _needs(package: str, cuda: bool = True) -> Callable[[Case, str], str]:
     def cannot(case: Case, device: str) -> str:
         if find_spec(package) is None:
@@ -117,6 +96,5 @@ def _needs(package: str, cuda: bool = True) -> Callable[[Case, str], str]:
 INSTALLABLE = [
     Contender("Keras SimpleRNN", Keras, ("recurrent_dropout",), cannot=_needs("keras", cuda=False), slow=True),
     Contender("FlashRNN", FlashRNN, cannot=_needs("flashrnn"), slow=True),  # it compiles and tunes itself for each shape
-    Contender("haste IndRNN", Haste, cannot=_needs("haste_pytorch"), diagonal=True),
     Contender("xma", Xma, cannot=_needs("xma")),
 ]

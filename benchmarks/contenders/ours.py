@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 import rnndrop
-from rnndrop import functional
+from rnndrop import dispatch, functional
 
 from ..cases import Case
 from .base import OURS, Contender, Model, Wrapped, one_layer, weights
@@ -35,7 +35,7 @@ def _module(case: Case, rnn: nn.RNN) -> Model:
 
 
 def _strategy(name: str) -> Contender:
-    kernel = name in functional.KERNELS
+    kernel = name in dispatch.KERNELS
 
     def cannot(case: Case, device: str) -> str:
         return "a CUDA strategy" if kernel and device == "cpu" else one_layer(case)
@@ -47,7 +47,7 @@ def _strategy(name: str) -> Contender:
 
 
 MODULE = Contender(OURS, _module, seeded=True)
-STRATEGIES = [_strategy(name) for name in functional.STRATEGIES if name != "auto"]
+STRATEGIES = [_strategy(name) for name in dispatch.STRATEGIES if name != "auto"]
 
 
 def chosen(model: nn.Module, x: Tensor) -> str:

@@ -32,8 +32,6 @@ class Wrong(Exception):
 
 def check(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
     """Raise :class:`Wrong` unless the contender computes the case with the weights of `rnn` on x (T, B, I)."""
-    if contender.diagonal:
-        rnn = _diagonal(rnn)
     model = contender.build(case, rnn)
     if isinstance(model, Products):
         _check_products(model, case, x)
@@ -60,8 +58,6 @@ def _check_products(products: Products, case: Case, x: Tensor) -> None:
 
 def _check_without_dropout(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
     expected = _results(Wrapped(rnn), case, x)
-    if contender.diagonal:
-        expected = {name: torch.diag(v.diagonal()) if "w_hh" in name else v for name, v in expected.items()}
     model = contender.build(case.without_dropout(), rnn).train()
     _compare(case, "without dropout", _results(model, case, x), expected)
     if contender.captured:
@@ -161,12 +157,3 @@ def _compare(case: Case, when: str, found: dict[str, Tensor], expected: dict[str
         off = float((f - e).abs().max()) / (float(e.abs().max()) or 1.0)
         if not off <= TOLERANCE[case.dtype]:
             raise Wrong(f"{name} {when} is off by {off:.1e} of its largest value, more than {TOLERANCE[case.dtype]}")
-
-
-def _diagonal(rnn: nn.RNN) -> nn.RNN:
-    """The same with w_hh's diagonal alone, in place."""
-    with torch.no_grad():
-        for name, weight in rnn.named_parameters():
-            if name.startswith("weight_hh"):
-                weight.copy_(torch.diag(weight.diagonal()))
-    return rnn

@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from rnndrop import dropout_mask, reference
-from rnndrop.mask import scale
+from rnndrop.cell import CELLS, Weights
+from rnndrop.mask import Mask, scale
+from rnndrop.steps import Steps
 
 from ..cases import Case
 from ..contenders.base import weights
 
-INSIDE = ("hidden_dropout", "recurrent_dropout")  # the recurrence
 
-
-def network(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> tuple[Tensor, list[list[Tensor]], Tensor]:
-    """The output of a case, and what it can be differentiated by: w_ih, w_hh, b_ih, b_hh of each layer, and the input."""
-    groups = [[weight.double().requires_grad_() for weight in group] for group in weights(rnn)]
+def network(case: Case, rnn: nn.RNN, x: Tensor, seed: int) -> tuple[Tensor, list[Weights], Tensor]:
+    """The output of a case, and what it can be differentiated by: the weights of each layer and direction, and the input."""
+    groups = [Weights(*(weight.double().requires_grad_() for weight in group)) for group in weights(rnn)]
     x = y = x.detach().double().requires_grad_(case.input_grad)
+    sides = range(case.directions)
     for layer in range(case.layers):
         if layer:
-            masks = [
-                _keep(case, "dropout", "between", seed, layer - 1, direction) * scale(case.rate("dropout"))
-                for direction in range(case.directions)
-            ]
-            y = y * torch.cat(masks, -1).view(case.T, case.B, -1).to(y.device)
-        first = layer * case.directions
-        outputs = [_layer(case, y, groups[first + side], seed, layer, side) for side in range(case.directions)]
+            masks = [_mask(case, "between", seed, layer - 1, side, x.device) for side in sides]
+            parts = zip(y.flatten(0, 1).chunk(case.directions, -1), masks, strict=True)
+            y = torch.cat([reference.dropout(*part) for part in parts], -1).view_as(y)
+        outputs = [_layer(case, rnn.mode, y, groups[layer * case.directions + side], seed, layer, side) for side in sides]
         y = torch.cat(outputs, -1)
     return y, groups, x
 
 
-def _layer(case: Case, x: Tensor, group: list[Tensor], seed: int, layer: int, direction: int) -> Tensor:
+def _layer(case: Case, mode: str, x: Tensor, weights: Weights, seed: int, layer: int, direction: int) -> Tensor:
     """The output (T, B, H) of one layer in one direction."""
-    masks: dict[str, Any] = {}
-    for name in INSIDE:
-        kind = name.removesuffix("_dropout")
-        keep = _keep(case, name, kind, seed, layer, direction, case.mask_scope).view(-1, case.B, case.H).to(x.device)
-        masks |= {f"{kind}_keep": keep.expand(case.T, -1, -1).unbind(0), f"{kind}_scale": scale(case.rate(name))}
-    h0 = x.new_zeros(case.B, case.H)
-    output, _ = reference.rnn_layer(x.unbind(0), h0, *group, reverse=bool(direction), **masks)
-    return output.view(case.T, case.B, case.H)
+    cell = CELLS[mode]
+    masks = {kind: _mask(case, kind, seed, layer, direction, x.device) for kind in cell.kinds}
+    states = [x.new_zeros(case.B, case.H) for _ in cell.states]
+    return reference.layer(x, states, weights, masks, Steps.of(x, case.B, reverse=bool(direction)), cell)[0]
 
 
-def _keep(case: Case, name: str, kind: str, seed: int, layer: int, direction: int, scope: str = "step") -> Tensor:
-    """The mask of a kind of dropout, bool, of all steps (T*B, H) or of a sequence (B, H)."""
-    rows = case.T * case.B if scope == "step" else case.B
-    return dropout_mask(seed, rows, case.H, case.rate(name), layer=layer, direction=direction, kind=kind) != 0
+def _mask(case: Case, kind: str, seed: int, layer: int, direction: int, device: torch.device) -> Mask:
+    """Bool, of all steps (T*B, H) or of the sequences (B, H); between layers always of all steps."""
+    p = case.rate("dropout" if kind == "between" else f"{kind}_dropout")
+    rows = case.B if case.mask_scope == "sequence" and kind != "between" else case.T * case.B
+    keep = dropout_mask(seed, rows, case.H, p, layer=layer, direction=direction, kind=kind) != 0
+    return Mask(keep.to(device), scale(p))

@@ -88,7 +88,7 @@ def _ready(session: Session, case: Case, contender: Contender, model: Model, inp
     def run(number: int) -> object:
         return work(inputs[number % INPUTS])
 
-    return Ready(row, run, session.watch.time(run, 1))
+    return Ready(row, run, session.watch(run, 1))
 
 
 def step(case: Case, model: nn.Module) -> Callable[[Tensor], object]:

@@ -15,7 +15,7 @@ def measured_rates(device: str, watch: Stopwatch) -> dict[str, float]:
     """Bytes a second of a copy (read and write) and operations a second of a square product, by dtype; best of several."""
 
     def best(run: Callable[[], object], runs: int = 5) -> float:
-        return min(watch.time(lambda number: run(), number) for number in range(runs))
+        return min(watch(lambda number: run(), number) for number in range(runs))
 
     big = device == "cuda"
     source = torch.randn(2**28 if big else 2**24, device=device)

@@ -7,45 +7,39 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 
 Run = Callable[[int], object]  # takes the number of the round, by which it chooses its input
-
-
-class Stopwatch(Protocol):
-    def time(self, run: Run, number: int) -> float:
-        """Seconds that `run(number)` takes."""
-
-
-class CpuStopwatch:
-    def time(self, run: Run, number: int) -> float:
-        start = time.perf_counter()
-        run(number)
-        return time.perf_counter() - start
-
-
-class CudaStopwatch:
-    """CUDA events around one call, after a write over the whole L2 cache."""
-
-    def __init__(self) -> None:
-        size = torch.cuda.get_device_properties(0).L2_cache_size
-        self.flush = torch.empty(2 * size, dtype=torch.uint8, device="cuda")
-        self.start, self.stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def time(self, run: Run, number: int) -> float:
-        self.flush.zero_()
-        torch.cuda.synchronize()
-        self.start.record()
-        run(number)
-        self.stop.record()
-        self.stop.synchronize()
-        return self.start.elapsed_time(self.stop) / 1e3
+Stopwatch = Callable[[Run, int], float]  # the seconds that a run of this number takes
 
 
 def stopwatch(device: str) -> Stopwatch:
-    return CudaStopwatch() if device == "cuda" else CpuStopwatch()
+    return _cuda_stopwatch() if device == "cuda" else _cpu_seconds
+
+
+def _cpu_seconds(run: Run, number: int) -> float:
+    start = time.perf_counter()
+    run(number)
+    return time.perf_counter() - start
+
+
+def _cuda_stopwatch() -> Stopwatch:
+    """CUDA events around one call, after a write over the whole L2 cache."""
+    size = torch.cuda.get_device_properties(0).L2_cache_size
+    flush = torch.empty(2 * size, dtype=torch.uint8, device="cuda")
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def seconds(run: Run, number: int) -> float:
+        flush.zero_()
+        torch.cuda.synchronize()
+        start.record()
+        run(number)
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
+
+    return seconds
 
 
 def alternate(
@@ -72,7 +66,7 @@ def alternate(
             shuffle(order)
             for name in list(order):
                 try:
-                    times[name].append(watch.time(runs[name], number))
+                    times[name].append(watch(runs[name], number))
                 except Exception as error:
                     failed[name] = describe(error)
                     order.remove(name)

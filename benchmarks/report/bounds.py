@@ -9,9 +9,10 @@ multiprocessors and latency are in no data sheet: they come on top, and at small
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from math import ceil
-from typing import Any
+
+from rnndrop.kernels.launch import Device
+from rnndrop.kernels.plan import plan_cooperative, plan_resident
 
 from ..cases import Case
 
@@ -27,8 +28,7 @@ class Gpu:
     fp32: float
     tf32: float
     half: float
-    multiprocessors: int
-    shared: int  # bytes a block may have
+    device: Device
     cache: int  # bytes of L2
 
     def rate(self, dtype: str) -> float:
@@ -36,10 +36,10 @@ class Gpu:
 
 
 GPUS = [
-    Gpu("A100", 2.039e12, 19.5e12, 156e12, 312e12, 108, 166912, 40 << 20),
-    Gpu("H100", 3.35e12, 67e12, 494.5e12, 989e12, 132, 232448, 50 << 20),
-    Gpu("H200", 4.8e12, 67e12, 494.5e12, 989e12, 132, 232448, 50 << 20),
-    Gpu("B200", 8.0e12, 75e12, 1125e12, 2250e12, 148, 232448, 126 << 20),
+    Gpu("A100", 2.039e12, 19.5e12, 156e12, 312e12, Device(108, 166912, capability=80), 40 << 20),
+    Gpu("H100", 3.35e12, 67e12, 494.5e12, 989e12, Device(132, 232448, capability=90), 50 << 20),
+    Gpu("H200", 4.8e12, 67e12, 494.5e12, 989e12, Device(132, 232448, capability=90), 50 << 20),
+    Gpu("B200", 8.0e12, 75e12, 1125e12, 2250e12, Device(148, 232448, capability=100), 126 << 20),
 ]
 
 
@@ -55,7 +55,7 @@ class Cost:
 
 
 def cost(case: Case, strategy: str, gpu: Gpu) -> Cost:
-    share, reason = _share(case, strategy, gpu)
+    share, reason = _share(case, strategy, gpu.device)
     rate = gpu.rate(case.dtype)
     # the sequence kernels multiply fp32 as three products of tf32
     sequence = max(rate, gpu.tf32 / 3) if strategy != "stepwise" and case.dtype == "fp32" else rate
@@ -95,22 +95,15 @@ def _launches(case: Case, strategy: str) -> int:
     return len(case.dropouts) + 1 + sequence + (case.pass_ == "train") * (sequence + 3 + case.input_grad)
 
 
-def _share(case: Case, strategy: str, gpu: Gpu) -> tuple[float, str]:
+def _share(case: Case, strategy: str, device: Device) -> tuple[float, str]:
     """The part of the multiprocessors that the sequence can use, and why it cannot run."""
+    options = {"H": case.H, "B": case.B, "dtype": case.torch_dtype, "device": device, "tf32": case.dtype == "tf32"}
     if strategy == "stepwise":
         return 1.0, ""
-    plan = _plan(case, strategy, {"multiprocessor_count": gpu.multiprocessors, "max_shared_mem": gpu.shared})
-    if plan is None:
-        return 1.0, "Triton is not installed"
-    programs = getattr(plan, "programs", 0) or plan.slices * plan.groups
-    return min(1.0, max(programs, 1) / gpu.multiprocessors), plan.reason
-
-
-def _plan(case: Case, strategy: str, properties: dict[str, int]) -> Any:
-    """The kernel's own tiles and grid on such a device."""
-    options = {"tf32": case.dtype == "tf32"} if strategy == "cooperative" else {}
-    try:
-        kernel = import_module(f"rnndrop.kernels.{strategy}")
-    except ImportError:
-        return None
-    return kernel.plan(case.H, case.B, case.torch_dtype, properties, **options)
+    if strategy == "resident":
+        resident = plan_resident(**options)
+        programs, reason = resident.programs, resident.reason
+    else:
+        cooperative = plan_cooperative(**options)
+        programs, reason = cooperative.slices * cooperative.groups, cooperative.reason
+    return min(1.0, max(programs, 1) / device.num_sms), reason

@@ -20,21 +20,20 @@ TINY = Case("headline", 4, 3, 5, 16, everyone=True)
 RNNDROP, NN_RNN = BY_NAME[OURS], BY_NAME[BASELINE]
 
 
-class FakeStopwatch:
+def fake_stopwatch(seconds: float = 1e-3) -> timer.Stopwatch:
     """Runs what it is given, and reports what it likes."""
 
-    def __init__(self, seconds: float = 1e-3) -> None:
-        self.seconds = seconds
-
-    def time(self, run: timer.Run, number: int) -> float:
+    def watch(run: timer.Run, number: int) -> float:
         run(number)
-        return self.seconds
+        return seconds
+
+    return watch
 
 
 def session(folder: Path, seconds: float = 1e-3, ends: float = math.inf) -> Session:
     """One that finds that everything takes so long."""
     folder.mkdir(exist_ok=True)
-    return Session(folder, "cpu", FakeStopwatch(seconds), ends, {"device": "test"}, {}, clock=lambda: 0.0)
+    return Session(folder, "cpu", fake_stopwatch(seconds), ends, {"device": "test"}, {}, clock=lambda: 0.0)
 
 
 def run(folder: Path, cases: list[Case], contenders: list[Contender], seconds: float = 1e-3, ends: float = math.inf) -> None:

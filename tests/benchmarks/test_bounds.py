@@ -17,7 +17,7 @@ def test_bounds_of_the_model(pass_: str) -> None:
             assert found.flops == case.flops()
             assert found.bytes >= case.least_bytes()
             least = max(case.least_bytes() / gpu.bandwidth, found.flops / max(gpu.fp32, gpu.tf32 / 3))
-            most = found.bytes / gpu.bandwidth + found.flops / gpu.fp32 * gpu.multiprocessors
+            most = found.bytes / gpu.bandwidth + found.flops / gpu.fp32 * gpu.device.num_sms
             assert least * 0.99 <= found.bound_s <= most
     wide = Case("", 10, 4000, 2000, 16, "bf16", pass_)  # of which the bytes decide
     assert cost(wide, "stepwise", GPUS[0]).bound_s == wide.least_bytes() / GPUS[0].bandwidth

@@ -31,7 +31,7 @@ def test_report_files(smoke: Path) -> None:
         "Not measured",
     ):
         assert re.search(rf"^## .*{heading}", text, re.MULTILINE), heading
-    assert "haste_pytorch is not installed" in text or shutil.which("nvidia-smi")
+    assert "flashrnn is not installed" in text or shutil.which("nvidia-smi")
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert (smoke / link).exists(), link
 
