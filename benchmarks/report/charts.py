@@ -25,7 +25,10 @@ TITLES = {
 }
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#000000"]  # Okabe and Ito
 MARKERS = ["o", "s", "^", "D", "v", "P"]
-SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross"]  # plotly's names of these
+SYMBOLS = {  # as plotly has them
+    "symbol": "contender",
+    "symbol_sequence": ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross"],
+}
 AXES = {
     "T": "steps T  (B 32, I = H = 128)",
     "B": "sequences B  (T 64, I = H = 256)",
@@ -76,10 +79,10 @@ def _ratios(rows: pd.DataFrame, title: str) -> Pair | None:
     axes.grid(axis="x", color="0.9", zorder=0)
     axes.legend(title="the other", **LEGEND)
 
-    figure = px.scatter(_long(table, RATIO), x=RATIO, y="case", symbol="contender", log_x=True, **_style(table))
+    figure = px.scatter(_long(table, RATIO), x=RATIO, y="case", log_x=True, **SYMBOLS, **_style(table))
     figure.update_traces(marker_size=12).add_vline(x=1, line_width=2, line_color="black")
     figure.update_xaxes(title=f"{RATIO} (left of 1 rnndrop is faster)", tickvals=TICKS, ticktext=TICKS)
-    figure.update_yaxes(title="")
+    figure.update_yaxes(title="", autorange="reversed")
     return picture, _sized(figure)
 
 
@@ -113,7 +116,7 @@ def _growth(rows: pd.DataFrame, title: str) -> Pair | None:
     table = table.assign(**{STEP: table.min_s * 1e3, "spread": (table.median_s - table.min_s) * 1e3})
     names = analysis.by_importance(table.contender.unique())
     spread = {"error_y": "spread", "error_y_minus": "none", "log_x": True, "log_y": True, "markers": True}
-    figure = px.line(table, x="size", y=STEP, facet_col="over", symbol="contender", **spread, **_style(names))
+    figure = px.line(table, x="size", y=STEP, facet_col="over", **spread, **SYMBOLS, **_style(names))
     figure.update_xaxes(matches=None, title="", dtick=0.30103, tickformat="~g")
     figure.update_yaxes(matches=None, showticklabels=True)
     figure.for_each_annotation(lambda note: note.update(text=note.text.removeprefix("over=")))
@@ -131,7 +134,8 @@ def _memory(rows: pd.DataFrame, title: str) -> Pair | None:
     axes.set_title(f"{title}\nwithout weights and input", loc="left", fontsize=11)
     axes.grid(axis="y", color="0.92", zorder=0)
     axes.legend(**LEGEND)
-    return picture, _sized(px.bar(_long(table, HELD), x="case", y=HELD, barmode="group", **_style(table)))
+    figure = px.bar(_long(table, HELD), x="case", y=HELD, barmode="group", **_style(table))
+    return picture, _sized(figure.update_xaxes(title=""))
 
 
 def _colour(name: str) -> str:
