@@ -28,7 +28,5 @@ contenders/     who is measured: EVERYONE
 cases           what is measured: shapes, dtypes, passes, dropouts
 test_speed      the same cases for pytest-benchmark
 
-Nothing imports from above itself in this list.
-
-launches, kernel_costs, resources   what the kernels cost, counted without a GPU
+Nothing imports what stands above it here.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,14 +17,14 @@ from .base import OURS, Contender, Model, Wrapped, one_layer, weights
 class Layer(Model):
     """rnndrop's layer by the name of a strategy."""
 
-    def __init__(self, case: Case, rnn: nn.RNN, strategy: str) -> None:
+    def __init__(self, case: Case, rnn: nn.RNN, strategy: Any) -> None:
         super().__init__()
         self.parameters_ = nn.ParameterList(weight.clone() for weight in weights(rnn)[0])
-        self.case, self.strategy = case, strategy
+        self.H, self.dropouts, self.strategy = case.H, case.options, strategy
 
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
-        h0 = x.new_zeros(x.shape[1], self.case.H)
-        options = self.case.options if self.training else {}
+        h0 = x.new_zeros(x.shape[1], self.H)
+        options = self.dropouts if self.training else {}
         return functional.rnn_layer(x, h0, *self.parameters_, seed=seed, strategy=self.strategy, **options)[0]
 
     def weights(self) -> Sequence[Sequence[Tensor]]:
@@ -52,5 +53,5 @@ STRATEGIES = [_strategy(name) for name in dispatch.STRATEGIES if name != "auto"]
 
 def chosen(model: nn.Module, x: Tensor) -> str:
     """The strategy that "auto" runs for this input, or "" of another model."""
-    found = isinstance(model, Wrapped) and isinstance(model.rnn, rnndrop.RNN)
-    return rnndrop.explain(model.rnn, x).strategy if found else ""
+    rnn = model.rnn if isinstance(model, Wrapped) else None
+    return rnndrop.explain(rnn, x).strategy if isinstance(rnn, rnndrop.RNN) else ""

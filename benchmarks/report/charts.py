@@ -38,7 +38,7 @@ TICKS = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20]
 RATIO = "time of rnndrop / time of the other"
 STEP = "training step, ms"
 HELD = "bytes for each element of the output"
-LEGEND = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
+LEGEND: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
 Pair = tuple[Any, go.Figure]  # matplotlib's figure and plotly's
 
 

@@ -5,20 +5,19 @@ import gc
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-pytest.importorskip("pandas", reason="the bench extra is not installed")
-pytest.importorskip("plotly", reason="the bench extra is not installed")
+MISSING = [name for name in ("matplotlib", "pandas", "plotly", "tabulate", "tqdm", "typer") if find_spec(name) is None]
+collect_ignore_glob = ["test_*.py"] if MISSING else []
 
-from benchmarks import report
-from benchmarks.cases import Case
-from benchmarks.contenders import EVERYONE
-from benchmarks.measure import runner
-from benchmarks.measure.session import open_session
-from tests.benchmarks.helpers import NN_RNN, RNNDROP, TINY
+
+def pytest_report_collectionfinish() -> list[str]:
+    """What is imported below is imported late, so that this can be said."""
+    return [f"tests/benchmarks is left out: the bench extra is not installed ({', '.join(MISSING)})"] if MISSING else []
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -32,6 +31,13 @@ def no_collection() -> Iterator[None]:
 @pytest.fixture(scope="package")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every contender on two tiny cases, rnndrop and nn.RNN on a sweep, and the report."""
+    from benchmarks import report
+    from benchmarks.cases import Case
+    from benchmarks.contenders import EVERYONE
+    from benchmarks.measure import runner
+    from benchmarks.measure.session import open_session
+    from tests.benchmarks.helpers import NN_RNN, RNNDROP, TINY
+
     folder = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # no C++ compiler in a minute
