@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def recurrent_layer(
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
     columns = states[0].shape[1]
-    made = _inside(dropouts, masks, cell, input.shape[:-1].numel(), columns)
+    made = _inside(dropouts, masks, cell, math.prod(input.shape[:-1]), columns)
     if strategy == "reference" and computes_now(input):
         by_element = {kind: unpacked(mask, columns) for kind, mask in made.items()}
         if steps.count == 1:
