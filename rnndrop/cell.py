@@ -39,20 +39,20 @@ class Cell:
     """A kind of recurrent cell.
 
     mode: torch.nn's name of it. activation: of its new state. gates: rows of its weights, in units of the hidden size.
-    states: what it carries from step to step; the first is its output. kinds: the dropouts that act inside its recurrence.
+    states: what it carries from step to step; the first is its output. kinds: of the masks inside its recurrence.
     """
 
     mode: str
     activation: str
     gates: int
     states: tuple[str, ...]
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...] = ("hidden", "recurrent")
 
 
 CELLS = {
     cell.mode: cell
     for cell in (
-        Cell("RNN_TANH", "tanh", gates=1, states=("h",), kinds=("hidden", "recurrent")),
-        Cell("RNN_RELU", "relu", gates=1, states=("h",), kinds=("hidden", "recurrent")),
+        Cell("RNN_TANH", "tanh", gates=1, states=("h",)),
+        Cell("RNN_RELU", "relu", gates=1, states=("h",)),
     )
 }

@@ -162,8 +162,10 @@ def test_bits(columns):
     kept = keep(3, 7, columns, 0.5)
     words = mask.packed(-kept.to(torch.int8))
     assert torch.equal(words, stream.pack(kept)) and torch.equal(stream.unpack(words, columns), kept)
-    assert torch.equal(mask.unpacked(words, columns), kept)
-    assert torch.equal(mask.unpacked(-kept.to(torch.int8), columns), kept)
+    back, scale = mask.unpacked(mask.Mask(words, 2.0), columns)
+    assert back.dtype == torch.bool and torch.equal(back, kept) and scale == 2.0
+    by_byte = mask.Mask(-kept.to(torch.int8), 2.0)
+    assert mask.unpacked(by_byte, columns) is by_byte
 
 
 # Rates and independence. The counts are binomial if the stream is what it claims to be.

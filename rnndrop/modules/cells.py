@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import _VF, Tensor, nn
+from typing_extensions import Unpack
 
 from ..autocast import autocasts, cast
 from ..cell import CELLS, Weights
-from ..checks import check_dtype
+from ..checks import check_dtype, check_tensors
 from ..dispatch import mask_form
-from ..dropouts import Dropouts, owned
+from ..dropouts import StateAttributes, StateOptions, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
 from ..layer import Masks, recurrent_step, seed_tensor
 from ..mask import check_seed
@@ -20,7 +21,7 @@ from .base import extra_repr, reset_parameters
 from .convert import copied
 
 
-class RNNCell(nn.Module):
+class RNNCell(StateAttributes, nn.Module):
     r"""An Elman RNN cell with tanh or ReLU non-linearity and dropout of its hidden state.
 
     .. math::
@@ -85,8 +86,6 @@ class RNNCell(nn.Module):
 
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
-    hidden_dropout = owned("hidden_dropout")
-    recurrent_dropout = owned("recurrent_dropout")
 
     def __init__(
         self,
@@ -96,16 +95,14 @@ class RNNCell(nn.Module):
         nonlinearity: Nonlinearity = "tanh",
         device: Any = None,
         dtype: torch.dtype | None = None,
-        *,
-        hidden_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
+        **dropouts: Unpack[StateOptions],
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
         self.nonlinearity = nonlinearity
-        self._dropouts = Dropouts(hidden_dropout=hidden_dropout, recurrent_dropout=recurrent_dropout)
+        self._dropouts = checked_options("RNNCell.__init__()", dropouts, StateOptions)
         self.weight_ih = nn.Parameter(torch.empty((hidden_size, input_size), device=device, dtype=dtype))
         self.weight_hh = nn.Parameter(torch.empty((hidden_size, hidden_size), device=device, dtype=dtype))
         for name in ("bias_ih", "bias_hh"):
@@ -159,9 +156,12 @@ class RNNCell(nn.Module):
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if autocasts(input.device.type):
             input, hx, weights = cast(input), cast(hx), weights.map(cast)
+        cell = CELLS[f"RNN_{self.nonlinearity.upper()}"]
         steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
+        check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
+        check_dtype("rnn_layer", input)
         masks = Masks(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
-        return recurrent_step(input, [hx], weights, self._dropouts, masks, CELLS[f"RNN_{self.nonlinearity.upper()}"])[0]
+        return recurrent_step(input, [hx], weights, self._dropouts, masks, cell)[0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:
         if input.size(1) != self.input_size:
@@ -170,7 +170,6 @@ class RNNCell(nn.Module):
             raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden0 batch size {hx.size(0)}")
         if hx.size(1) != self.hidden_size:
             raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.size(1)}, expected {self.hidden_size}")
-        check_dtype("rnn_layer", input)
 
     def extra_repr(self) -> str:
         usual = {"bias": True, "nonlinearity": "tanh"}

@@ -73,7 +73,7 @@ def _backward(
 ) -> list[Tensor]:
     """The gradients asked for, of input, hx and the weights. It runs the layers again: an operator keeps no graph."""
     leaves = [x.detach().requires_grad_(flag) for x, flag in zip((input, hx, *weights), flags, strict=True)]
-    # PyTorch lets autograd record nothing inside an operator; here it has to.
+    # Inside an operator autograd records nothing unless it is let in; torch.func, which is, refuses batch sizes.
     guard, key = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey
     with torch.enable_grad(), guard(key.AutogradFunctionality, False), guard(key.ADInplaceOrView, False):
         outputs = _run(

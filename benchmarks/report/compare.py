@@ -1,8 +1,8 @@
 """What got faster or slower between two results, and whether that is more than noise.
 
-A provider's time is taken relative to plain nn.RNN in the same round, where both were timed together, so that a machine that is
-slower on another day does not count. The change is the quotient of the medians; its interval is a bootstrap over the rounds of
-both results. A change counts where the whole interval is beyond what a rerun of the same code may differ by. A change of
+A contender's time is taken relative to plain nn.RNN in the same round, where both were timed together, so that a machine that
+is slower on another day does not count. The change is the quotient of the medians; its interval is a bootstrap over the rounds
+of both results. A change counts where the whole interval is beyond what a rerun of the same code may differ by. A change of
 nn.RNN itself is the machine's or PyTorch's.
 """
 
@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from . import analysis, results
-from .providers import BASELINE
-from .results import KEY
+from ..contenders.base import BASELINE
+from ..measure import results
+from ..measure.results import KEY
+from .analysis import seconds, timed
 
 TOLERANCE = 0.05  # of a change, below which none is claimed: memory layout and clocks differ between two processes
 CONFIDENCE = 0.99
@@ -27,30 +28,28 @@ DRAWS = 2000
 
 def compare(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """A row for each measurement that both have: its change, the interval of that, and a verdict."""
-    times = [_times(rows) for rows in (before, after)]
-    found = []
-    for key in sorted(times[0].keys() & times[1].keys()):
-        (old, old_base), (new, new_base) = times[0][key], times[1][key]
-        if key[-1] != BASELINE and len(old_base) and len(new_base):
-            old, new = old - old_base, new - new_base
-        change = _change(old, new)
-        if key[-1] == BASELINE and change["verdict"] in ("slower", "faster"):
-            change["verdict"] = f"machine {change['verdict']}"
-        found.append(dict(zip(KEY, key, strict=True)) | change)
-    return pd.DataFrame(found, columns=[*KEY, "change", "low", "high", "verdict"])
-
-
-def _times(rows: pd.DataFrame) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
-    """Logarithms of the seconds by round, and those of the baseline in the same rounds, if it was there."""
-    timed = rows[(rows.status == "ok") & (rows.runs > 0)]
-    return {
-        tuple(str(getattr(row, name)) for name in KEY): (_logs(row.samples), _logs(row.beside.get(BASELINE, "")))
-        for row in timed.itertuples()
-    }
+    both = (timed(rows)[[*KEY, "samples", "beside"]] for rows in (before, after))
+    found = pd.merge(*both, on=KEY, suffixes=("_before", "_after")).sort_values(KEY)
+    changes = []
+    for row in found.to_dict("records"):
+        old, new = (_logs(row[f"samples_{which}"]) for which in ("before", "after"))
+        if not len(old) or not len(new):
+            continue  # computed, not timed
+        bases = [_logs(row[f"beside_{which}"].get(BASELINE, "")) for which in ("before", "after")]
+        if row["contender"] == BASELINE:
+            change = _change(old, new)
+            change["verdict"] = "machine " * (change["verdict"] in ("slower", "faster")) + str(change["verdict"])
+        elif all(map(len, bases)):
+            change = _change(old - bases[0], new - bases[1])
+        else:
+            change = _change(old, new)
+        changes.append({name: row[name] for name in KEY} | change)
+    return pd.DataFrame(changes, columns=[*KEY, "change", "low", "high", "verdict"])
 
 
 def _logs(samples: str) -> np.ndarray:
-    return np.log(analysis.seconds(samples))
+    """Logarithms of the seconds by round."""
+    return np.log(seconds(samples))
 
 
 def _change(old: np.ndarray, new: np.ndarray) -> dict[str, object]:
@@ -85,18 +84,19 @@ def text(before: Path, after: Path) -> str:
         return heading + "The two results have no measurement in common."
     counts = ", ".join(f"{count} {verdict}" for verdict, count in found.verdict.value_counts().items())
     changed = found[~found.verdict.isin(["unchanged", "too few runs"])].sort_values("change", ascending=False)
-    rows = [
-        [r.case, r.direction, r.dtype, r.provider, f"{r.change:.2f}", f"{r.low:.2f} to {r.high:.2f}", r.verdict]
-        for r in changed.itertuples()
-    ]
-    head = ["case", "pass", "dtype", "provider", "time after / before", f"{CONFIDENCE:.0%} interval", "verdict"]
-    table = "\n\n" + tabulate(rows, head, tablefmt="github", disable_numparse=True) if rows else ""
+    table = changed[KEY].assign(
+        **{
+            "time after / before": changed.change.map("{:.2f}".format),
+            f"{CONFIDENCE:.0%} interval": [f"{r.low:.2f} to {r.high:.2f}" for r in changed.itertuples()],
+            "verdict": changed.verdict,
+        }
+    )
     width = float(np.median(np.sqrt(found.high / found.low)))
     return (
         f"{heading}{counts}. Times are relative to {BASELINE} in the same round if it was timed along. Half of the intervals "
         f"reach at most {width - 1:.0%} to either side: a smaller change cannot be told from noise; one below {TOLERANCE:.0%} "
-        f"is not claimed.{table}"
-    )
+        "is not claimed."
+    ) + f"\n\n{tabulate(table, 'keys', 'github', showindex=False, disable_numparse=True)}" * (not table.empty)
 
 
 def _machine(found: dict[str, Any]) -> str:
