@@ -1,6 +1,4 @@
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,13 +14,13 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 33), (2, 3, 17), (2, 2, 2, 2), (3000, 50)], ids=str)
-@pytest.mark.parametrize("p", [0.0, 0.25, 32769 / 65536, 1.0])
+@pytest.mark.parametrize("p", [0.0, 1 / 65536, 0.25, 32769 / 65536, 1 - 2**-16, 1.0])
 def test_tanh_dropout(strategy, dtype, shape, p):
     x = torch.randn(shape).to(dtype).requires_grad_()
     y = functional.tanh_dropout(x, p, seed=5, strategy=strategy)
     exact = x.detach().double().requires_grad_()
     expected = tanh_dropout_by_hand(exact, p, 5)
-    grad = torch.randn(shape).to(dtype)
+    grad = (torch.rand(shape) - 0.5).to(dtype)
     (dx,) = torch.autograd.grad(y, x, grad)
     (expected_dx,) = torch.autograd.grad(expected, exact, grad.double())
     assert y.dtype == dx.dtype == dtype and y.shape == dx.shape == shape
@@ -221,22 +219,3 @@ def test_int_and_tensor_seeds(scope, seed):
 
 def test_a_complex_input_is_refused():
     refuses(NotImplementedError, "complex64", functional.tanh_dropout, x=torch.randn(3, 4, dtype=torch.complex64))
-
-
-WITHOUT_TRITON = """
-import sys
-sys.modules["triton"] = None
-import torch, rnndrop
-tensors = [torch.randn(shape) for shape in [(2, 3, 4), (3, 5), (5, 4), (5, 5)]]
-for strategy in ("resident", "cooperative", "stepwise"):
-    try:
-        rnndrop.functional.rnn_layer(*tensors, hidden_dropout=0.5, strategy=strategy)
-    except ValueError as error:
-        assert f"strategy {strategy!r} cannot run: " in str(error) and "triton" in str(error)
-    else:
-        raise AssertionError
-"""
-
-
-def test_a_kernel_asked_for_where_there_is_no_triton_says_so():
-    subprocess.run([sys.executable, "-c", WITHOUT_TRITON], check=True)

@@ -6,7 +6,10 @@ from torch.utils.checkpoint import checkpoint
 
 import rnndrop
 from rnndrop import functional
+from rnndrop.layer import seed_tensor
+from tests.helpers import assert_binomial
 
+CPU = torch.device("cpu")
 RATES = dict(hidden_dropout=0.4, recurrent_dropout=0.3)
 X = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -144,3 +147,29 @@ def test_layers_directions_and_kinds_of_a_call_have_masks_of_their_own():
     for direction in (0, 1):
         mask = rnndrop.dropout_mask(3, 150, 17, 0.5, layer=1, direction=direction)
         assert torch.equal(dropped[:, direction], mask == 0)
+
+
+# The seed of a call.
+
+
+def test_a_drawn_seed_is_any_int64():
+    torch.manual_seed(0)
+    drawn = torch.cat([seed_tensor(None, CPU) for _ in range(2000)])
+    assert drawn.dtype == torch.int64
+    # Every bit is 1 half of the time, the sign too: 2000 draws of 64 bits.
+    bits = (drawn[:, None] >> torch.arange(64)) & 1
+    assert_binomial(bits.sum(0), 2000, 0.5)
+    assert len(drawn.unique()) == 2000
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64, 3 * 2**64 - 5])
+def test_an_int_of_any_size_is_a_seed(seed):
+    found = seed_tensor(seed, CPU)
+    assert found.shape == (1,) and found.dtype == torch.int64 and (int(found) - seed) % 2**64 == 0
+
+
+def test_a_seed_tensor_is_taken_as_it_is():
+    for shape in ((), (1,), (1, 1)):
+        assert seed_tensor(torch.full(shape, -3), CPU).tolist() == [-3]
+    seed = torch.tensor([5])
+    assert seed_tensor(seed, CPU) is seed
