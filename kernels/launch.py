@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 OLDEST_TRITON = (3, 4)
 INSTALL = "pip install 'triton>=3.7.1'"
@@ -142,3 +143,16 @@ def dense(x: Tensor | None) -> Tensor | None:
     if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0):
         return x
     return x.clone(memory_format=torch.contiguous_format)
+
+
+def padded(x: Tensor, width: int, rows: int | None = None) -> Tensor:
+    """x (..., H) with zeros up to (..., width), of so many rows if given; x itself where nothing is missing."""
+    missing = width - x.shape[-1]
+    if missing == 0:
+        return x
+    return pad(x, (0, missing) if rows is None else (0, missing, 0, rows - x.shape[-2]))
+
+
+def cropped(x: Tensor, H: int) -> Tensor:
+    """The first H columns, contiguous."""
+    return x if x.shape[-1] == H else x[..., :H].contiguous()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -21,10 +20,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type)
 
 
-def cast(tensors: Sequence[Tensor | None], device_type: str) -> Sequence[Tensor | None]:
-    if not autocasts(device_type):
-        return tensors
-    return [None if x is None else x.to(compute_dtype(x)) for x in tensors]
+def cast(x: Tensor) -> Tensor:
+    return x.to(compute_dtype(x))
 
 
 def suspended(x: Tensor) -> AbstractContextManager[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -59,8 +59,7 @@ def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
 
 
 def from_choice(choice: Choice) -> Explanation:
-    plan = choice.plan
-    facts = asdict(plan) if is_dataclass(plan) else plan._asdict() if plan else {}
+    facts = choice.plan._asdict() if choice.plan else {}
     on_chip = facts.get("weight", 0) + facts.get("shared", 0)
     tiles = {name: value for name, value in facts.items() if name not in ("weight", "shared", "reason")}
     return Explanation(choice.strategy, choice.reason, tiles, on_chip, choice.rejected)

@@ -72,7 +72,7 @@ class Steps:
     @cached_property
     def ranges(self) -> list[tuple[int, int]]:
         """The first row of each step and the row after its last."""
-        ranges = [(row, row + size) for start, steps, size in self.runs for row in range(start, start + steps * size, size)]
+        ranges = [(start + i * size, start + (i + 1) * size) for start, steps, size in self.runs for i in range(steps)]
         return ranges[::-1] if self.reverse else ranges
 
     def split(self, x: Tensor) -> list[Tensor]:
@@ -96,19 +96,15 @@ class Steps:
     def before(self, output: Tensor, initial: Tensor) -> Tensor:
         """For each row of output (N, H) that of the step processed before it; before a sequence's first is `initial` (B, H)."""
         parts, previous = [], initial
-        for run in self.runs:
+        after = [*[run.size for run in self.runs[1:]], 0]  # the rows of the step after each run
+        for run, size in zip(self.runs, after, strict=True):
             inner = output[run.start : run.stop]
             if self.reverse:
-                following = output[run.stop : run.stop + self._size_after(run)]
-                parts += [inner[run.size :], following, initial[following.shape[0] : run.size]]
+                parts += [inner[run.size :], output[run.stop : run.stop + size], initial[size : run.size]]
             else:
                 parts += [previous[: run.size], inner[: inner.shape[0] - run.size]]
                 previous = inner[inner.shape[0] - run.size :]
         return torch.cat(parts)
-
-    def _size_after(self, run: Run) -> int:
-        """The rows of the step after a run, 0 after the last."""
-        return next((later.size for later in self.runs if later.start == run.stop), 0)
 
     def without_padding(self, x: Tensor) -> Tensor:
         """The N rows that sequences have, of the T*B rows (T*B, ...) of a padded batch."""
@@ -128,9 +124,9 @@ class Steps:
 
 def checked_batch_sizes(batch_sizes: Iterable[int] | Tensor, rows: int) -> Tensor:
     """The batch sizes of packed data of that many rows, as an int64 tensor on the CPU. RuntimeError where they cannot be."""
-    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64)
-    falling = bool((sizes[1:] <= sizes[:-1]).all())
-    if not falling or sizes.numel() == 0 or int(sizes.min()) < 1 or int(sizes.sum()) != rows:
+    sizes = torch.as_tensor(batch_sizes, dtype=torch.int64, device="cpu")
+    known = sizes.numpy()
+    if known.size == 0 or known[-1] < 1 or (np.diff(known) > 0).any() or known.sum() != rows:
         raise RuntimeError(
             f"batch_sizes should be positive, never increase and add up to the {rows} rows of input, got {sizes.tolist()}"
         )

@@ -3,6 +3,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.stand_ins import cuda, fake_cuda, forgetful  # noqa: F401
+
 # PyTorch's own test inputs come from a module that, imported, forbids the whole process to set a flag; other tests do.
 torch.backends.disable_global_flags = lambda: None
 

@@ -16,7 +16,7 @@ from ..autocast import autocasts, cast
 from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
-from ..dropouts import Dropouts, owned
+from ..dropouts import Attributes, Dropouts
 from ..layer import Masks, dropout_between, recurrent_layer, resolved, seed_tensor
 from ..mask import check_seed
 from ..ops.torch_layers import torch_layers
@@ -25,13 +25,9 @@ from ..steps import Steps, checked_batch_sizes
 Self = TypeVar("Self", bound="RNNBase")
 
 
-class RNNBase(nn.Module):
+class RNNBase(Attributes, nn.Module):
     """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
 
-    dropout = owned("dropout")
-    hidden_dropout = owned("hidden_dropout")
-    recurrent_dropout = owned("recurrent_dropout")
-    mask_scope = owned("mask_scope")
     proj_size = 0  # what flatten_parameters of nn.RNNBase reads
 
     def __init__(
@@ -183,29 +179,31 @@ class RNNBase(nn.Module):
             checked_batch_sizes(batch_sizes, x.shape[0])
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
+        given = hx.unbind(0)
         strategy = resolved("auto", x, steps, self.hidden_size, self.cell)
         both = (steps, steps.backwards())[: self.num_directions]
         # Drawn after all that can be wrong.
         masks = Masks(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device), order=order)
         states: list[Tensor] = []
+        last: Sequence[Tensor]
         for number, weights in enumerate(layers):
             if number and self.dropout:
-                x = dropout_between(x, self.dropout, masks._replace(layer=number - 1), self.num_directions)
+                x = dropout_between(x, self._dropouts, masks._replace(layer=number - 1), self.num_directions)
             first = number * self.num_directions
-            initial = hx[first : first + self.num_directions]
             if self._dropouts.inside:
+                initial = given[first : first + self.num_directions]
                 x, last = self._layer(x, initial, weights, masks._replace(layer=number), both, strategy)
             else:
                 flat = [w for one in weights for w in one if w is not None]
-                x, h_n = self._torch_layers(x, initial, flat, batch_sizes)
-                last = h_n.unbind(0)
+                x, h_n = self._torch_layers(x, hx.narrow(0, first, self.num_directions), flat, batch_sizes)
+                last = [*h_n.unbind(0)]
             states += last
         return x, states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
     def _layer(
         self,
         x: Tensor,
-        initial: Tensor,
+        initial: Sequence[Tensor],
         weights: Sequence[Weights],
         masks: Masks,
         both: Sequence[Steps],
@@ -237,13 +235,11 @@ class RNNBase(nn.Module):
 
     def _cast_and_checked(self, x: Tensor, hx: Tensor, batch: int) -> tuple[Tensor, Tensor, list[list[Weights]]]:
         """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
-        names = [*chain(*self._weight_names)]
-        x, hx, *weights = cast([x, hx, *(getattr(self, name) for name in names)], x.device.type)  # type: ignore[assignment]
-        each = 4 if self.bias else 2
-        parts = [weights[i : i + each] for i in range(0, len(weights), each)]
-        every = [Weights(*part) if self.bias else Weights(*part, None, None) for part in parts]
-        for number, one in enumerate(every):
-            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [hx[number]], one, self.cell)
+        every = [Weights.of(weights) for weights in self.all_weights]
+        if autocasts(x.device.type):
+            x, hx, every = cast(x), cast(hx), [weights.map(cast) for weights in every]
+        for number, (state, one) in enumerate(zip(hx.unbind(0), every, strict=True)):
+            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [state], one, self.cell)
         check_dtype("rnn_layer", x)
         step = self.num_directions
         return x, hx, [every[i : i + step] for i in range(0, len(every), step)]

@@ -33,7 +33,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return dropout(grad, Mask(*ctx.saved_tensors, ctx.scale)), None, None
+    (keep,) = ctx.saved_tensors
+    return dropout(grad, Mask(keep, ctx.scale)), None, None
 
 
 class _Function(torch.autograd.Function):

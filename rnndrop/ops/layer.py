@@ -6,6 +6,7 @@ Both compute on the backend of a strategy. The derivatives of the gradient go th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -93,14 +94,14 @@ def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Seq
 def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
     """Likewise, by the plain loop."""
     leaves = [layer.input, *layer.weights, *layer.states]
-    masks = {kind: Mask(unpacked(keep, layer.output.shape[-1]), scale) for kind, (keep, scale) in layer.masks.items()}
+    masks = {kind: unpacked(mask, layer.output.shape[-1]) for kind, mask in layer.masks.items()}
 
     def run(*needed: Tensor) -> tuple[Tensor, ...]:
         input, w_ih, w_hh, b_ih, b_hh, *states = _filled(leaves, flags, needed)
         output, last = reference.layer(input, states, Weights(w_ih, w_hh, b_ih, b_hh), masks, layer.steps, layer.cell)
         return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
 
-    _, pull = torch.func.vjp(run, *[leaf for leaf, needed in zip(leaves, flags, strict=True) if needed])
+    pull = torch.func.vjp(run, *[leaf for leaf, needed in zip(leaves, flags, strict=True) if needed])[1]
     return pull(tuple(g for g in grads if g is not None))
 
 
@@ -153,6 +154,10 @@ class _Layer(torch.autograd.Function):
         return one_by_one(_Layer, info, in_dims, args)
 
 
+# autograd asks for the signature at every call; to work it out takes longer than to run a small step.
+_Layer.forward.__signature__ = signature(_Layer.forward)  # type: ignore[attr-defined]
+
+
 class _LayerBackward(torch.autograd.Function):
     """The gradients that are asked for, to be differentiated again."""
 
@@ -176,7 +181,7 @@ class _LayerBackward(torch.autograd.Function):
             return _reference_backward(call.layer(filled[states:]), filled[:states], ctx.flags)
 
         with suspended(tensors[states]):
-            _, pull = torch.func.vjp(gradients, *[x for x, needed in zip(tensors, asked, strict=True) if needed])
+            pull = torch.func.vjp(gradients, *[x for x, needed in zip(tensors, asked, strict=True) if needed])[1]
             found = pull(grads)
         return None, None, *_filled([None] * len(tensors), asked, found)
 
@@ -312,7 +317,9 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
         flags,
     )
     of_input, of_w_ih, of_w_hh, of_b_ih, of_b_hh, *of_states = _filled([None] * len(flags), flags, found)
-    return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, [None] * keeps, *[None] * len(options)
+    every_kind = all(keep is not None for keep in rest[states : states + keeps])
+    of_keeps = [None] * keeps if every_kind else None  # PyTorch takes a list for one of tensors only if none is missing
+    return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, of_keeps, *[None] * len(options)
 
 
 _operator.register_autograd(_gradients, setup_context=_save)

@@ -1,0 +1,129 @@
+"""What explain tells of every kind of call."""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import pack_sequence
+
+import rnndrop
+from rnndrop import dispatch
+from rnndrop.explain import Explanation
+from rnndrop.kernels import launch, plan
+from tests.stand_ins import CUDA, fake_module
+
+
+@pytest.fixture
+def explained(fake_cuda, monkeypatch):
+    """Explains a module on a GPU, an A100, of an input of some shape."""
+    monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
+
+    def explained(*shape, dtype=torch.float32, **options):
+        module = fake_module(rnndrop.RNN, 4, **{"hidden_size": 128, "hidden_dropout": 0.1, "dtype": dtype, **options})
+        return rnndrop.explain(module, fake_cuda(*shape, dtype=dtype))
+
+    return explained
+
+
+def test_tiles(explained):
+    """Under the names and with the values of the plan."""
+    found, expected = explained(7, 40, 4), plan.plan_resident(128, 40, torch.float32, launch.A100)
+    assert found.strategy == "resident" and found.rejected == {}
+    assert found.tiles == dict(rows=16, row=128, columns=128, repeats=1, warps=8, programs=3)
+    assert found.on_chip_bytes == expected.weight + expected.shared
+    text = str(found).splitlines()
+    assert text[0] == "resident: W_hh stays on one multiprocessor for all steps, in one launch"
+    assert text[1].split(", ") == [f"{' ' * 4 * (name == 'rows')}{name} {value}" for name, value in found.tiles.items()]
+    assert text[2] == f"    on chip {found.on_chip_bytes:,} bytes" and len(text) == 3
+
+
+def test_tiles_of_cooperative(explained):
+    found, expected = explained(7, 40, 4, hidden_size=1024), plan.plan_cooperative(1024, 40, torch.float32, launch.A100)
+    assert found.strategy == "cooperative" and list(found.rejected) == ["resident"]
+    assert found.tiles == {name: getattr(expected, name) for name in ("slice", "rows", "chunk", "warps", "slices", "groups")}
+    assert found.on_chip_bytes == expected.shared
+    assert str(found).splitlines()[-1] == f"    not resident: {found.rejected['resident']}"
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "programs"),
+    [
+        ((7, 40, 4), dict(), 3),
+        ((40, 7, 4), dict(batch_first=True), 3),
+        ((7, 40, 4), dict(batch_first=True), 1),
+        ((40, 4), dict(), 1),
+        ((40, 4), dict(batch_first=True), 1),
+    ],
+)
+def test_the_batch_is_found(explained, shape, options, programs):
+    assert explained(*shape, **options).tiles["programs"] == programs
+
+
+def test_recurrent_dropout_alone(explained):
+    assert explained(7, 40, 4, hidden_dropout=0.0, recurrent_dropout=0.1).strategy == "resident"
+
+
+@pytest.mark.parametrize("options", [dict(hidden_dropout=0.0), dict(hidden_dropout=0.0, dropout=0.5, num_layers=2)])
+def test_nothing_inside(explained, options):
+    found = explained(7, 40, 4, **options)
+    assert found.strategy == "torch.nn.RNN" and "PyTorch's own layers" in found.reason
+
+
+def test_evaluation():
+    module = rnndrop.RNN(4, 8, hidden_dropout=0.1).eval()
+    assert rnndrop.explain(module, torch.zeros(7, 3, 4)).strategy == "torch.nn.RNN"
+
+
+def test_dtypes(explained):
+    assert explained(7, 40, 4, dtype=torch.float64).strategy == "reference"
+    assert explained(7, 40, 4, dtype=torch.bfloat16, hidden_size=256).strategy == "resident"
+
+
+def test_autocast(explained):
+    """The layer runs in autocast's dtype: W_hh takes a half, and H = 256 fits the registers."""
+    torch.set_autocast_enabled("cuda", True)  # which torch.autocast refuses without a GPU
+    try:
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        found = explained(7, 40, 4, hidden_size=256)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", torch.float16)
+    assert found.strategy == "resident" and explained(7, 40, 4, hidden_size=256).strategy == "cooperative"
+
+
+@pytest.mark.parametrize(("lengths", "strategy"), [([5, 3, 3], "stepwise"), ([4, 4, 4], "resident")])
+def test_packed(monkeypatch, lengths, strategy):
+    """Sequences of one length are as if they were padded."""
+    monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
+    with FakeTensorMode():
+        module = fake_module(rnndrop.RNN, 4, 8, hidden_dropout=0.1)
+        data = torch.empty(sum(lengths), 4, device=CUDA)
+    sizes = torch.tensor([sum(length > t for length in lengths) for t in range(max(lengths))])
+    found = rnndrop.explain(module, nn.utils.rnn.PackedSequence(data, sizes))
+    assert found.strategy == strategy
+    if strategy == "stepwise":
+        assert found.rejected["resident"] == "the sequences are of different lengths"
+
+
+def test_the_cpu_and_the_meta_device():
+    module = rnndrop.RNN(4, 8, hidden_dropout=0.1)
+    for x in (torch.zeros(7, 3, 4), torch.zeros(7, 4), torch.zeros(7, 3, 4, device="meta")):
+        found = rnndrop.explain(module, x)
+        assert found == Explanation("cpu", "the input is on the CPU: in-place products by PyTorch, the rest by NumPy")
+    assert rnndrop.explain(module, pack_sequence([torch.zeros(5, 4), torch.zeros(3, 4)])).strategy == "cpu"
+    assert rnndrop.explain(module, torch.zeros(1, 3, 4)).strategy == "reference"
+
+
+def test_what_is_explained_is_what_runs(monkeypatch):
+    names, backend = [], dispatch.backend
+    monkeypatch.setattr(dispatch, "backend", lambda name: names.append(name) or backend(name))
+    module, x = rnndrop.RNN(4, 8, hidden_dropout=0.1), torch.zeros(7, 3, 4)
+    module(x)
+    assert names == [rnndrop.explain(module, x).strategy]
+
+
+def test_other_modules_are_refused():
+    with pytest.raises(TypeError, match=r"rnn should be a rnndrop\.RNN, got Linear"):
+        rnndrop.explain(nn.Linear(2, 3), torch.zeros(3, 2))
