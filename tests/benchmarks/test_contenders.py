@@ -63,3 +63,13 @@ def test_a_model_is_a_copy(name: str) -> None:
     model = BY_NAME[name].build(TINY, rnn)
     for (group,), theirs in [(model.weights(), rnn.all_weights[0])]:
         assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in zip(group, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", [OURS, "nn.RNN + nn.Dropout", "loop", "loop, one mask"])
+def test_dropout_between_layers(name: str) -> None:
+    """Where it drops everything the second layer sees nothing of the input."""
+    case = replace(TINY, layers=2, bidirectional=True, dropouts={"dropout": 1.0})
+    model = BY_NAME[name].build(case, source(case, "cpu"))
+    x, other = torch.randn(2, case.T, case.B, case.I)
+    assert torch.equal(model.train()(x), model(other))
+    assert not torch.equal(model.eval()(x), model(other))

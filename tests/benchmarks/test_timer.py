@@ -40,3 +40,12 @@ def test_rates_are_those_of_the_fastest_run() -> None:
 def test_an_error_is_one_line() -> None:
     assert timer.describe(ValueError("a\nb")) == "ValueError: a"
     assert timer.describe(KeyError()) == "KeyError"
+
+
+def test_what_fails_late_has_no_times_and_the_others_go_on() -> None:
+    def late(number: int) -> None:
+        if number == 2:
+            raise RuntimeError("late")
+
+    times, failed = timer.alternate({"late": late, "fine": print}, fake_stopwatch(), seconds=0, least=4, most=8)
+    assert times == {"fine": [1e-3] * 4} and failed == {"late": "RuntimeError: late"}
