@@ -32,6 +32,14 @@ def test_tanh_dropout(strategy, dtype, shape, p):
     assert torch.equal(y != 0, kept) and (dx[~kept] == 0).all()
 
 
+def test_auto_is_the_cpu():
+    """To the last bit, so it need not be tested twice."""
+    x = torch.randn(30, 50, requires_grad=True)
+    pair = [functional.tanh_dropout(x, 0.4, seed=5, strategy=strategy) for strategy in ("auto", "cpu")]
+    assert_equal(*pair)
+    assert_equal(*[torch.autograd.grad(y.square().sum(), x)[0] for y in pair])
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_tanh_dropout_of_nan_and_inf(strategy, value):
