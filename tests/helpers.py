@@ -125,17 +125,3 @@ def draws_nothing(run: Callable):
         return run()
     finally:
         assert torch.equal(torch.get_rng_state(), state), "a number was drawn"
-
-
-def saved_bytes(run: Callable, *without: Tensor) -> int:
-    """Of the storages that autograd keeps of run(), except those of the tensors in `without`."""
-    storages = {}
-
-    def pack(x):
-        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        kept = run()
-    assert kept.requires_grad
-    return sum(size for pointer, size in storages.items() if pointer not in {x.untyped_storage().data_ptr() for x in without})
