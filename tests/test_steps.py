@@ -129,12 +129,12 @@ def test_long_and_many(reverse):
     rows, initial = torch.zeros(int(sizes.sum()), 1), torch.zeros(128, 1)
     found = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         steps = Steps(1000, 128, checked_batch_sizes(sizes, len(rows)), reverse)
         assert len(steps.runs) == 128 and len(steps.ranges) == 1000
         steps.last(rows), steps.before(rows, initial)
-        found.append(time.perf_counter() - start)
-    assert min(found) < 0.02  # ten times what it takes; a Python loop over rows takes 60 ms at least
+        found.append(time.process_time() - start)
+    assert min(found) < 0.02  # several times what it takes; a loop over rows would take more
 
 
 @pytest.mark.parametrize("sizes", [[3, 2, 1], torch.tensor([3, 2, 1]), torch.tensor([3, 2, 1], dtype=torch.int32), (3, 2, 1)])
