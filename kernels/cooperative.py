@@ -151,7 +151,7 @@ def forward_kernel(
             if tile == group:  # what no other program writes is loaded before the wait
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
             gates += times_weight(source_ptr + b * WIDTH, w, real, WIDTH, CHUNK, PRECISION)
-            h = cell_forward(clear_padding(gates, column, H, WIDTH), CELL, DTYPE)
+            h = cell_forward(clear_padding(gates, column, H, WIDTH), CELL, DTYPE, "exact")
             if hidden_ptr is not None:
                 h = tl.where(keep, h * hidden_scale, 0.0)
             h = h.to(DTYPE)

@@ -16,7 +16,7 @@ INSTALL = "pip install 'triton>=3.7.1'"
 
 
 class MaskBits(NamedTuple):
-    """A packed mask: bit c % 32 of word c // 32 is 1 where column c is kept.
+    """A packed mask: bit c % 32 of word c // 32 is 1 where column c is kept, 0 past the last column.
 
     Attributes:
         bits: int32 (rows, ceil(H/32)). As many rows as the data has (T*B or N) are a mask per step; B rows are a mask per

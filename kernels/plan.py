@@ -131,6 +131,8 @@ def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: b
     shared = ROWS * columns * dtype.itemsize * copies
     if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers
         shared = max(shared, weight)
+    elif device.triton_version < (3, 7):  # keeps W_hh there for all steps; the rest is at most this
+        shared = weight * copies + ROWS * columns * dtype.itemsize * 5 // 2
     registers = weight * copies // (warps * 32 * 4)
     reason = _unfit(dtype, device)
     if not reason and registers > MOST_REGISTERS:

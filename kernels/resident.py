@@ -37,11 +37,11 @@ def load_tile(pointers, there, WIDTH: tl.constexpr, REPEATS: tl.constexpr, WARPS
 
 
 @triton.jit
-def clear_padding(x, H: tl.constexpr):
-    """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
+def clear_padding(x, REAL: tl.constexpr):
+    """0 in the columns that are not real, where an infinite or NaN h has met the zeros of W_hh."""
     REPEATS: tl.constexpr = x.shape[1]
     WARPS: tl.constexpr = x.shape[3]
-    return tl.where(tile_columns(REPEATS, WARPS) < H, x, 0.0) if H < REPEATS * WARPS * 16 else x
+    return tl.where(tile_columns(REPEATS, WARPS) < REAL, x, 0.0) if REAL < REPEATS * WARPS * 16 else x
 
 
 RUNTIME = ["T", "B", "input_step", "input_row", "grad_step", "grad_row"]
@@ -74,6 +74,7 @@ def forward_kernel(
 ):
     WORDS: tl.constexpr = (H + 31) // 32
     DTYPE: tl.constexpr = output_ptr.dtype.element_ty
+    REAL: tl.constexpr = H if hidden_ptr is None else WIDTH  # a mask has no bits past H
     first, direction = (T - 1, -1) if REVERSE else (0, 1)
     row, column = tile_rows(), tile_columns(REPEATS, WARPS)
     mine = (row < B) & (column < WIDTH)
@@ -103,7 +104,7 @@ def forward_kernel(
         ahead = row < tl.where(step + 1 < T, B, 0)
         input_projection_ptr += input_step * direction
         x = load_tile(input_projection_ptr, ahead, WIDTH, REPEATS, WARPS)
-        gates = clear_padding(gates, H)
+        gates = clear_padding(gates, REAL)
         if hidden_ptr is not None:
             gates = drop_from_tile(gates, hidden)  # the cell makes 0 of 0
         word += mask_step
@@ -149,6 +150,7 @@ def backward_kernel(
     """From the step that forward took last to its first. The mask says what was dropped, never the output's value."""
     WORDS: tl.constexpr = (H + 31) // 32
     DTYPE: tl.constexpr = grad_gates_ptr.dtype.element_ty
+    REAL: tl.constexpr = H if hidden_ptr is None else WIDTH  # a mask has no bits past H
     first, direction = (0, 1) if REVERSE else (T - 1, -1)
     row, column = tile_rows(), tile_columns(REPEATS, WARPS)
     mine = (row < B) & (column < WIDTH)
@@ -177,7 +179,7 @@ def backward_kernel(
         ahead = row < tl.where(step + 1 < T, B, 0)
         grad_output_ptr += grad_step * direction
         g = load_tile(grad_output_ptr, ahead, WIDTH, REPEATS, WARPS)
-        grad_gates = clear_padding(cell_backward(dh, y.to(tl.float32), hidden_scale, inverse_scale, CELL), H)
+        grad_gates = clear_padding(cell_backward(dh, y.to(tl.float32), hidden_scale, inverse_scale, CELL), REAL)
         y = load_tile(output_ptr + (at + output_step), ahead, WIDTH, REPEATS, WARPS)
         if hidden_ptr is not None:
             grad_gates = drop_from_tile(grad_gates, hidden)

@@ -29,7 +29,8 @@ def dropout(x: Tensor, mask: Mask | None, activation: str = "identity") -> Tenso
 
 def tanh_dropout_gradient(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     """The gradient of x, from y = dropout(tanh(x)), which leads to x where this is to be differentiated itself."""
-    slope = mask.scale - y * y / (mask.scale or 1)  # scale * (1 - f**2)
+    scale = min(mask.scale, torch.finfo(y.dtype).max)  # of one p, 1 - 2**-16, in float16
+    slope = torch.addcmul(y.new_full((), scale), y, y, value=-1 / scale if scale else 0.0)  # scale * (1 - f**2)
     return (grad_y * slope).masked_fill(mask.keep == 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Where the seed of a call comes from, and what follows from it."""
+"""Every mask of a call: where its seed comes from, and what follows from it."""
 
 import pytest
 import torch

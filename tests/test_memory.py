@@ -10,22 +10,9 @@ import torch
 from torch import nn
 
 import rnndrop
+from tests.helpers import saved_bytes
 
 SHAPES = [(35, 20, 200, 200), (100, 32, 64, 128), (50, 1, 32, 64), (20, 8, 4, 1), (30, 5, 1, 100)]  # T, B, I, H
-
-
-def saved_bytes(run, *without):
-    """Of the storages saved by run(), except those of the tensors in `without`."""
-    storages = {}
-
-    def pack(x):
-        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        kept = run()
-    assert kept.requires_grad
-    return sum(size for pointer, size in storages.items() if pointer not in {x.untyped_storage().data_ptr() for x in without})
 
 
 def loop(x, cell, drop):
@@ -66,7 +53,7 @@ def test_it_is_the_outputs_and_a_byte_a_mask(shape):
 def test_no_tensor_hides_in_the_graph():
     rnn = rnndrop.RNN(4, 17, hidden_dropout=0.2, recurrent_dropout=0.2)
     node = rnn(torch.randn(5, 3, 4))[0].grad_fn
-    while node is not None and not hasattr(node, "options"):
+    while node is not None and not hasattr(node, "call"):
         node = node.next_functions[0][0] if node.next_functions else None
     assert node is not None, "the layer's node is not in the graph"
     assert not [name for name, value in vars(node).items() if isinstance(value, torch.Tensor)]

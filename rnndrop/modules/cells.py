@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from ..autocast import autocasts, cast
 from ..cell import CELLS, Weights
-from ..checks import check_dtype
+from ..checks import check_dtype, check_tensors
 from ..dispatch import mask_form
 from ..dropouts import StateAttributes, StateOptions, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
@@ -156,9 +156,12 @@ class RNNCell(StateAttributes, nn.Module):
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if autocasts(input.device.type):
             input, hx, weights = cast(input), cast(hx), weights.map(cast)
+        cell = CELLS[f"RNN_{self.nonlinearity.upper()}"]
         steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
+        check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
+        check_dtype("rnn_layer", input)
         masks = Masks(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
-        return recurrent_step(input, [hx], weights, self._dropouts, masks, CELLS[f"RNN_{self.nonlinearity.upper()}"])[0]
+        return recurrent_step(input, [hx], weights, self._dropouts, masks, cell)[0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:
         if input.size(1) != self.input_size:
@@ -167,7 +170,6 @@ class RNNCell(StateAttributes, nn.Module):
             raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden0 batch size {hx.size(0)}")
         if hx.size(1) != self.hidden_size:
             raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.size(1)}, expected {self.hidden_size}")
-        check_dtype("rnn_layer", input)
 
     def extra_repr(self) -> str:
         usual = {"bias": True, "nonlinearity": "tanh"}

@@ -303,6 +303,7 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
     needs = ctx.needs_input_grad
     flags = [needs[0], *needs[2:6], *needs[1]]
     grads = [grad_output, *(grad_states or [None] * states)]
+    given = rest[states : states + keeps]
     found = _backward_operator(
         input,
         rest[:states],
@@ -310,15 +311,15 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
         w_hh,
         b_ih,
         b_hh,
-        rest[states : states + keeps],
+        given,
         *options,
         rest[states + keeps :],
         grads,
         flags,
     )
     of_input, of_w_ih, of_w_hh, of_b_ih, of_b_hh, *of_states = _filled([None] * len(flags), flags, found)
-    every_kind = all(keep is not None for keep in rest[states : states + keeps])
-    of_keeps = [None] * keeps if every_kind else None  # PyTorch takes a list for one of tensors only if none is missing
+    # torch.library takes a list with a None in it for one argument.
+    of_keeps = None if any(keep is None for keep in given) else [None] * keeps
     return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, of_keeps, *[None] * len(options)
 
 

@@ -167,6 +167,8 @@ def test_extreme_rates(strategy, dtype, kind, p):
         assert_near(actual, exact)
     if kind == "hidden":
         assert torch.equal(outputs[0] != 0, keep(seed, 15, 40, p).view(5, 3, 40))
+    if (strategy, dtype, kind, p) == ("reference", torch.float16, "recurrent", 1 - 2**-16):
+        return  # plain operations in float16 have no number for such a gradient, before its scale or after it
     pairs = (outputs, leaves), (expected, copies)
     # Of an expanded gradient, small enough that float16 holds what comes of it.
     summed = [torch.autograd.grad((y[0] / 64).sum(), list(v.values())) for y, v in pairs]

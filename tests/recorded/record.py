@@ -85,7 +85,9 @@ def results() -> dict[str, np.ndarray]:
     for dtype, activation, scope in itertools.product((torch.float32, torch.float64), ("tanh", "relu"), ("step", "sequence")):
         options = {"nonlinearity": activation, "mask_scope": scope}
         start = f"{str(dtype)[6:]}, {activation}, {scope}"
-        for (words, (layers, both)), (dropped, rates), packed in itertools.product(NETWORKS.items(), RATES.items(), (False, True)):
+        for (words, (layers, both)), (dropped, rates), packed in itertools.product(
+            NETWORKS.items(), RATES.items(), (False, True)
+        ):
             between = {"dropout": 0.25} if layers > 1 else {}
             name = f"{start}, {words}, {dropped}, {'packed' if packed else 'padded'}"
             found[name] = network(dtype, packed, num_layers=layers, bidirectional=both, **options, **rates, **between)

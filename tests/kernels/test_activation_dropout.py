@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from rnndrop.kernels.tanh_dropout import backward, forward
+from rnndrop.kernels.activation_dropout import backward, forward
 
-from . import checks, stream
+from . import checks, mask_stream
 
 SHAPES = [(1, 1), (300, 1), (5, 16), (7, 33), (3, 100), (16, 64), (2, 1100)]
 STRIDES = {
@@ -41,9 +41,9 @@ def test_steps_are_rows(device):
 
 def test_a_kept_zero_passes_the_gradient(device):
     x = torch.zeros(4, 32, device=device)
-    rest = (checks.seed_tensor(device), 32768, 2.0, checks.SITE)
+    rest = (checks.seed_tensor(device), 32768, 2.0, checks.STREAM)
     dx = backward(torch.ones_like(x), forward(x, *rest), *rest)
-    assert torch.equal(dx.cpu(), stream.keep(checks.SEED, 4, 32, 32768, checks.SITE) * 2.0)
+    assert torch.equal(dx.cpu(), mask_stream.keep(checks.SEED, 4, 32, 32768, checks.STREAM) * 2.0)
 
 
 def test_more_is_added_to_the_gradient(device):

@@ -1,0 +1,152 @@
+"""What the compiler makes of a module: one graph, one operator a layer, the same numbers. Inductor compiles, as by default."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+import rnndrop
+from tests.stand_ins import rnn
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def calls(graph):
+    return [node for node in graph.graph.nodes if node.op == "call_function"]
+
+
+class Backend:
+    """aot_eager; it notes the calls of each graph as it comes."""
+
+    def __init__(self):
+        self.graphs = []
+
+    def __call__(self, graph, inputs):
+        self.graphs.append([(str(node.target), node.args) for node in calls(graph)])
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+
+def results(module, x, **options):
+    """The outputs, and the gradients of x and of the parameters."""
+    x = x.detach().requires_grad_()
+    found = module(x, **options)
+    outputs = [*found] if isinstance(found, tuple) else [found]
+    return [*outputs, *torch.autograd.grad(sum(y.sin().sum() for y in outputs), [x, *module.parameters()])]
+
+
+def assert_same(found, expected, **tolerances):
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, **tolerances)
+
+
+def test_seeds_and_inductor():
+    """A second int seed does not overflow, nor one past int64's end; each has its own masks."""
+    module, x = rnn(), torch.randn(5, 3, 4)
+    compiled = torch.compile(module, fullgraph=True)
+    for seed in (1, 2, -3, 2**64 - 1):
+        assert_same(results(compiled, x, seed=seed), results(module, x, seed=seed))
+
+
+def test_dynamic_shapes_and_inductor():
+    module = rnn(num_layers=2, dropout=0.5, bidirectional=True)
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    for steps, batch in ((5, 3), (6, 2), (9, 7)):
+        x = torch.randn(steps, batch, 4)
+        assert_same(results(compiled, x, seed=7), results(module, x, seed=7))
+
+
+def test_draws_and_inductor():
+    """Without a seed each call has fresh masks, repeated by manual_seed."""
+    module, x = rnn(), torch.randn(5, 3, 4)
+    compiled = torch.compile(module, fullgraph=True)
+    torch.manual_seed(1)
+    first, second = compiled(x)[0], compiled(x)[0]
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    assert torch.equal(compiled(x)[0], first)
+
+
+def test_tanh_dropout_and_inductor():
+    compiled = torch.compile(rnndrop.functional.tanh_dropout, fullgraph=True)
+    for seed in (1, 2):
+        x, y = torch.randn(2, 5, 3, requires_grad=True).unbind(0)
+        assert torch.equal(compiled(x, 0.5, seed=seed), rnndrop.functional.tanh_dropout(x, 0.5, seed=seed))
+
+
+@pytest.mark.parametrize("kind", [rnndrop.RNN, rnndrop.RNNCell])
+def test_auto_on_a_gpu(cuda, kind):
+    """The compiler does not look into the choice of a strategy, which asks the driver; the graph carries none."""
+    module = kind(4, 8, hidden_dropout=0.25, recurrent_dropout=0.25, device=cuda)
+    x = torch.randn(*(5, 3, 4)[kind is rnndrop.RNNCell :], device=cuda)
+    backend = Backend()
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
+    assert_same(results(compiled, x, seed=3), results(module, x, seed=3))
+    (graph,) = backend.graphs
+    (arguments,) = [arguments for name, arguments in graph if name.startswith("rnndrop.layer")]
+    assert arguments[-1] == "auto"
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_drops_nothing_is_one_operator(training):
+    module = rnndrop.RNN(4, 8, 2, bidirectional=True).train(training)
+    backend = Backend()
+    compiled = torch.compile(module, fullgraph=True, backend=backend, dynamic=True)
+    for steps in (5, 10, 20, 40):
+        x = torch.randn(steps, 3, 4)
+        assert_same(results(compiled, x), results(module, x))
+    assert 1 <= len(backend.graphs) <= 2
+    for graph in backend.graphs:
+        assert [name for name, _ in graph if "rnn" in name] == ["rnndrop.torch_layers.default"] and len(graph) < 8
+
+
+@pytest.mark.parametrize("options", [dict(nonlinearity="relu"), dict(bias=False), dict(batch_first=True), dict(dropout=0.5)])
+def test_torch_layers_have_their_gradients(options):
+    """Of every mode; `dropout` acts between layers that are PyTorch's own."""
+    module, x = rnndrop.RNN(4, 8, 2, **options), torch.randn(5, 3, 4)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    assert_same(results(compiled, x, seed=1), results(module, x, seed=1))
+
+
+def test_torch_layers_in_evaluation_and_inductor():
+    module, x = rnndrop.RNN(4, 8).eval(), torch.randn(50, 3, 4)
+    assert_same(results(torch.compile(module, fullgraph=True), x), results(module, x))
+
+
+@pytest.mark.parametrize("dropouts", [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5)])
+@pytest.mark.parametrize("kind", [rnndrop.RNN, rnndrop.RNNCell])
+def test_one_kind_of_dropout(kind, dropouts):
+    """A cell runs the plain loop, inside its operator too."""
+    module, x = kind(4, 8, **dropouts), torch.randn(*(5, 3, 4)[kind is rnndrop.RNNCell :])
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    assert_same(results(compiled, x, seed=1), results(module, x, seed=1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_packed_sequences(training):
+    module = rnn().train(training)
+    packed = pack_sequence([torch.randn(5, 4), torch.randn(3, 4), torch.randn(3, 4)])
+    compiled = torch.compile(module, backend="aot_eager")
+    found, h_n = compiled(packed, seed=3)
+    expected, last = module(packed, seed=3)
+    assert isinstance(found, PackedSequence)
+    assert_same([found.data, h_n], [expected.data, last])
+
+
+@pytest.mark.parametrize("module", [nn.RNN(4, 8), rnndrop.RNN(4, 8), rnndrop.RNN(4, 8, hidden_dropout=0.5).eval()])
+def test_an_export_keeps_torchs_own_operator(module):
+    """Not ours, which nobody else knows, and not unrolled."""
+    exported = torch.export.export(module, (torch.randn(5, 3, 4),), strict=False)
+    assert [str(node.target) for node in calls(exported.graph_module) if "rnn" in str(node.target)] == ["aten.rnn_tanh.input"]
+
+
+def test_a_trace_keeps_torchs_own_operator():
+    """ONNX's exporter makes one RNN of it."""
+    module = rnndrop.RNN(4, 8, hidden_dropout=0.5).eval()
+    traced = torch.jit.trace(module, (torch.randn(5, 3, 4),))
+    kinds = [node.kind() for node in traced.inlined_graph.nodes()]
+    assert kinds.count("aten::rnn_tanh") == 1 and not [kind for kind in kinds if "rnndrop" in kind]
