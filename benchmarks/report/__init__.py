@@ -15,7 +15,7 @@ def write(folder: Path) -> None:
     """Write the report of the rows that the folder has."""
     rows, environment = results.read(folder), results.read_environment(folder)
     machine = str(environment.get("device", "unknown device"))
-    figures = charts.write(rows, folder, machine) if len(rows) else {}
+    figures = charts.write(rows, folder, machine)
     parts = [part for part in sections(rows, environment) if not part.chart or part.chart in figures]
     title = f"rnndrop, measured on {machine}"
     (folder / "report.md").write_text(markdown(title, parts), encoding="utf-8")

@@ -17,6 +17,14 @@ def test_ratios_are_of_rounds(tmp_path: Path) -> None:
     assert found.ratio.between(0.48, 0.52).all() and (found.low < found.ratio).all()
 
 
+def test_what_slows_a_whole_round_does_not_bend_its_ratio(tmp_path: Path) -> None:
+    for name, seconds in {OURS: [1.0, 4.0, 2.0], BASELINE: [2.0, 8.0, 4.0]}.items():
+        row = results.Row("case", name, "train", "fp32", "headline", "ok")
+        runner.fill(row, seconds, "block")
+        results.append(tmp_path, [row])
+    assert analysis.ratios(results.read(tmp_path))[["low", "ratio", "high"]].to_numpy().tolist() == [[0.5] * 3]
+
+
 def test_a_time_that_was_computed_has_a_ratio_of_medians(tmp_path: Path) -> None:
     result(tmp_path / "a", {OURS: 1.0}, seed=5, cases=1)
     results.append(tmp_path / "a", [results.Row("case0", "bytes / copy rate", "train", "fp32", "headline", "ok", median_s=0.5)])
@@ -53,6 +61,17 @@ def test_growth_finds_the_line(tmp_path: Path) -> None:
     (line,) = analysis.growth(results.read(tmp_path), "T").itertuples()
     assert line.constant_s == pytest.approx(2e-3) and line.per_step_s == pytest.approx(1e-4) and line.r2 == pytest.approx(1)
     assert 0.9 < line.exponent < 1
+
+
+def test_each_length_has_the_same_weight_in_the_line(tmp_path: Path) -> None:
+    """The relative errors of the fit are orthogonal to what is fitted."""
+    x, y = np.array([16.0, 64.0, 256.0, 1024.0]), np.array([2.0, 9.0, 30.0, 150.0])
+    for T, ms in zip(x, y, strict=True):
+        results.append(tmp_path, [results.Row(f"T{T}", OURS, "train", "fp32", "T", "ok", min_s=ms / 1e3, T=int(T), B=1, H=1)])
+    (line,) = analysis.growth(results.read(tmp_path), "T").itertuples()
+    errors = (y - 1e3 * (line.constant_s + line.per_step_s * x)) / y
+    assert abs(errors @ (1 / y)) < 1e-9 and abs(errors @ (x / y)) < 1e-6
+    assert 0 < line.r2 < 1
 
 
 def test_a_shape_of_two_sweeps_is_measured_once_and_in_both(tmp_path: Path) -> None:

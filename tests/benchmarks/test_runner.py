@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from benchmarks.cases import Case
 from benchmarks.contenders import BY_NAME, EVERYONE
-from benchmarks.contenders.base import BASELINE, LIMIT, OURS, Contender, Model
+from benchmarks.contenders.base import BASELINE, LIMIT, OURS, Contender, Model, Wrapped
+from benchmarks.contenders.torch_nn import copy_of
 from benchmarks.measure import memory, results, runner
 from benchmarks.measure.prepare import Ready
 from benchmarks.report import analysis
@@ -96,6 +97,22 @@ def test_a_contender_that_fails_or_runs_out_of_memory_leaves_the_others(tmp_path
     rows = results.read(tmp_path).set_index("contender")
     assert rows.status.to_dict() == {"memory": "error", "refuses": "skipped", "late": "error", BASELINE: "ok"}
     assert rows.reason["memory"] == "OutOfMemoryError: out of memory: 1 GiB" and "H is odd" in rows.reason["refuses"]
+
+
+@pytest.mark.parametrize("input_grad", [False, True])
+def test_the_input_needs_a_gradient_where_the_case_says_so(tmp_path: Path, input_grad: bool) -> None:
+    """In what is timed, too; the mode is that of the case."""
+    needed: list[tuple[bool, bool]] = []
+
+    class Looks(Wrapped):
+        def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+            needed.append((x.requires_grad, self.training))
+            return super().forward(x)
+
+    looks = Contender("looks", lambda case, rnn: Looks(copy_of(rnn)))
+    run(tmp_path, [replace(TINY, input_grad=input_grad)], [looks])
+    assert len(needed) > runner.MOST and set(needed) == {(input_grad, True)}
+    assert results.read(tmp_path).status.to_list() == ["ok"]
 
 
 def test_an_interrupted_run_goes_on_without_repeating(tmp_path: Path) -> None:
