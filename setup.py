@@ -8,8 +8,17 @@ from setuptools import setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "rnndrop/__init__.py").read_text(), re.MULTILINE)[1]
 README = HERE / "README.md"
+REPOSITORY = "https://github.com/rnndrop/rnndrop"
 
-TRITON = "triton>=3.7.1; platform_system == 'Linux'"  # PyTorch's CUDA wheels bring theirs
+
+def long_description() -> str:
+    """README.md with links and pictures that work off the repository: those of files become addresses of this version's."""
+    text = README.read_text() if README.exists() else ""
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/raw/v{VERSION}/", text)
+    return re.sub(r"((?<!!)\[[^]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/blob/v{VERSION}/", text)
+
+
+TRITON = "triton>=3.4; platform_system == 'Linux'"  # the oldest that the kernels run on; PyTorch's CUDA wheels bring theirs
 DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
 TIMING = ["pytest>=8", "pytest-benchmark>=4"]
 BENCH = [*DEMO, *TIMING, TRITON, "keras>=3", "pandas>=2", "plotly>=5", "tabulate>=0.9", "typer>=0.12"]
@@ -29,16 +38,22 @@ setup(
     name="rnndrop",
     version=VERSION,
     description="An Elman RNN with dropout inside the recurrence, at the price of a plain torch.nn.RNN",
-    long_description=README.read_text() if README.exists() else "",
+    long_description=long_description(),
     long_description_content_type="text/markdown",
+    url=REPOSITORY,
+    project_urls={
+        "Source": REPOSITORY,
+        "Issues": f"{REPOSITORY}/issues",
+        "Changelog": f"{REPOSITORY}/blob/v{VERSION}/CHANGELOG.md",
+    },
     author="The rnndrop authors",
-    license="MIT",
+    license_expression="MIT",
     license_files=["LICENSE"],
     keywords=["pytorch", "rnn", "dropout", "triton"],
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "Programming Language :: Python :: 3",
+        *[f"Programming Language :: Python :: {version}" for version in ("3", "3.10", "3.11", "3.12", "3.13")],
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

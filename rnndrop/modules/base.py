@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,9 @@ class RNNBase(Attributes, nn.Module):
         batch_dim = 0 if self.batch_first else 1
         output, h_n = self._run(input.unsqueeze(batch_dim), None if hx is None else hx.unsqueeze(1), seed)
         return output.squeeze(batch_dim), h_n.squeeze(1)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # whose result nn.Module calls Any
 
     def _run(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import _VF, Tensor, nn
@@ -142,6 +142,9 @@ class RNNCell(StateAttributes, nn.Module):
         if input.dim() == 1:
             return self._run(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0), seed).squeeze(0)
         return self._run(input, hx, seed)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # whose result nn.Module calls Any
 
     def _run(self, input: Tensor, hx: Tensor | None, seed: int | Tensor | None) -> Tensor:
         """The new state of a batched input."""

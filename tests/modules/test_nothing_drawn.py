@@ -1,0 +1,161 @@
+"""A call that raises has drawn nothing: what follows has the masks that it would have had without it."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+import rnndrop
+from rnndrop import functional
+
+EVERY = [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5), dict(num_layers=2, dropout=0.5)]
+
+
+@contextlib.contextmanager
+def raises(*errors, match=None):
+    """One of the errors, and a generator that is left alone."""
+    before = torch.get_rng_state()
+    with pytest.raises(errors, match=match):
+        yield
+    assert torch.equal(torch.get_rng_state(), before), "a number was drawn"
+
+
+@pytest.fixture(params=EVERY, ids=lambda dropouts: list(dropouts)[-1])
+def module(request):
+    return rnndrop.RNN(4, 8, **request.param)
+
+
+@pytest.fixture
+def cell():
+    return rnndrop.RNNCell(4, 8, hidden_dropout=0.5)
+
+
+X = torch.zeros(5, 3, 4)
+
+
+def test_a_call_draws(module):
+    """So that the other tests see something."""
+    before = torch.get_rng_state()
+    module(X)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("hx", [torch.zeros(2, 3, 8, device="meta"), torch.zeros(2, 3, 8).double(), torch.zeros(2, 3, 7)])
+def test_hx(module, hx):
+    with raises(RuntimeError):
+        module(X, hx[: module.num_layers])
+
+
+@pytest.mark.parametrize(
+    "hx", [torch.zeros(3, 8, device="meta"), torch.zeros(3, 8).double(), torch.zeros(3, 7), torch.zeros(2, 8)]
+)
+def test_hx_of_a_cell(cell, hx):
+    with raises(RuntimeError):
+        cell(X[0], hx)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [(9, [3, 3, 2]), (7, [3, 3, 2]), (8, [2, 3, 3]), (8, [3, 3, 2, 0]), (8, [9, -1]), (0, [])],
+    ids=str,
+)
+def test_the_batch_sizes_of_a_packed_sequence_made_by_hand(module, rows, sizes):
+    with raises(RuntimeError, IndexError):
+        module(PackedSequence(torch.zeros(rows, 4), torch.tensor(sizes, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize(
+    "x", [X[:0], X[..., :3], X.double(), X[0, 0], X.to("meta")], ids=lambda x: f"{tuple(x.shape)} {x.dtype}"
+)
+def test_the_input(module, x):
+    with raises(RuntimeError, ValueError):
+        module(x)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
+@pytest.mark.parametrize(
+    "change", [lambda p: p[:-1], lambda p: p.double(), lambda p: p.to("meta")], ids=["shape", "dtype", "device"]
+)
+def test_a_replaced_weight(module, name, change):
+    """Of the last layer too, which would run after the first has drawn."""
+    name = name.replace("l0", f"l{module.num_layers - 1}")
+    setattr(module, name, nn.Parameter(change(getattr(module, name).detach())))
+    with raises(RuntimeError, ValueError):
+        module(X)
+
+
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"])
+@pytest.mark.parametrize(
+    "change", [lambda p: p[:-1], lambda p: p.double(), lambda p: p.to("meta")], ids=["shape", "dtype", "device"]
+)
+def test_a_replaced_weight_of_a_cell(cell, name, change):
+    setattr(cell, name, nn.Parameter(change(getattr(cell, name).detach())))
+    with raises(RuntimeError, ValueError):
+        cell(X[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mask_scope", "steps"),
+        ("hidden_dropout", 1.5),
+        ("recurrent_dropout", float("nan")),
+        ("dropout", "0.5"),
+        ("nonlinearity", "gelu"),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_an_attribute_set_badly(module, name, value, training):
+    """It is refused at once, and the module is as before."""
+    expected = module.train(training)(X, seed=1)[0]
+    with raises(ValueError, match=name):
+        setattr(module, name, value)
+    assert torch.equal(module(X, seed=1)[0], expected)
+
+
+def test_an_attribute_of_a_cell_set_badly(cell):
+    for name in ("hidden_dropout", "recurrent_dropout"):
+        with raises(ValueError, match=name):
+            setattr(cell, name, 2)
+    cell.nonlinearity = "gelu"  # as in nn.RNNCell, forward refuses it
+    for training in (True, False):
+        with raises(RuntimeError, match="Unknown nonlinearity: gelu"):
+            cell.train(training)(X[0])
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", True, torch.zeros(2, dtype=torch.int64), torch.zeros(1)], ids=repr)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_bad_seed(module, cell, seed, training):
+    for run, x in ((module, X), (cell, X[0])):
+        with raises(TypeError, ValueError, match="seed"):
+            run.train(training)(x, seed=seed)
+
+
+@pytest.mark.parametrize("strategy", ["resident", "cooperative", "stepwise"])
+def test_a_strategy_that_cannot_run(strategy):
+    module = rnndrop.RNN(4, 8, dtype=torch.float64)
+    x, h_0 = torch.zeros(5, 3, 4, dtype=torch.float64), torch.zeros(3, 8, dtype=torch.float64)
+    with raises(ValueError, match=f"strategy '{strategy}' cannot run"):
+        functional.rnn_layer(x, h_0, *module.all_weights[0], hidden_dropout=0.5, strategy=strategy)
+
+
+def test_a_strategy_of_tanh_dropout_that_cannot_run(forgetful, monkeypatch):
+    monkeypatch.setattr(rnndrop.kernels.launch, "unavailable", lambda: "there is no driver")
+    with raises(ValueError, match="strategy 'triton' cannot run: there is no driver"):
+        functional.tanh_dropout(X, strategy="triton")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
+def test_a_dtype_that_no_layer_has(dtype):
+    with raises(NotImplementedError, match="not implemented for"):
+        functional.tanh_dropout(X.to(dtype))
+
+
+def test_functions_without_rates_draw_nothing():
+    module, before = rnndrop.RNN(4, 8), torch.get_rng_state()
+    functional.rnn_layer(X, torch.zeros(3, 8), *module.all_weights[0])
+    functional.tanh_dropout(X, 0.0)
+    functional.tanh_dropout(X, training=False)
+    assert torch.equal(torch.get_rng_state(), before)
