@@ -12,7 +12,7 @@ from tests.triton_driver import backend
 
 from . import mask_stream
 
-STEP, SEQUENCE_SCOPE = "step", "sequence"
+STEP, ONCE = "step", "sequence"  # scopes of a mask
 NONLINEARITY = {"RNN_TANH": torch.tanh, "RNN_RELU": torch.relu}
 
 

@@ -35,6 +35,15 @@ def test_strides(stride, dtype, device):
     checks.against_float64(forward, backward, device, dtype=dtype, stride=stride)
 
 
+@pytest.mark.parametrize("threshold", [32767, 32768, 32769])
+def test_thresholds_around_a_half(threshold, device):
+    checks.against_float64(forward, backward, device, rows=40, columns=96, threshold=threshold)
+
+
+def test_more_columns_than_65536(device):
+    checks.against_float64(forward, backward, device, rows=2, columns=65536 + 40)
+
+
 def test_steps_are_rows(device):
     checks.steps_are_rows(forward, backward, device)
 
