@@ -118,6 +118,6 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
     seed = check_seed(seed)
     if isinstance(seed, Tensor):
         return seed if seed.shape == (1,) and seed.device == device else seed.reshape(1).to(device)
-    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+    if not torch.compiler.is_compiling() and not -(2**63) <= seed < 2**63:  # the compiler has 64 bits for an int
         seed = (seed + 2**63) % 2**64 - 2**63
     return torch.full((1,), seed, dtype=torch.int64, device=device)

@@ -108,7 +108,7 @@ def unpacked(mask: Mask, columns: int) -> Mask:
     if mask.keep.dtype != torch.int32:
         return mask
     bit = torch.arange(32, dtype=torch.int32, device=mask.keep.device)
-    return Mask((mask.keep[:, :, None] >> bit & 1).bool().flatten(1)[:, :columns], mask.scale)
+    return Mask((mask.keep.unsqueeze(2) >> bit & 1).bool().flatten(1).narrow(1, 0, columns), mask.scale)
 
 
 def dropout_mask(
