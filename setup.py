@@ -59,9 +59,9 @@ setup(
     ],
     # What the code calls is in these versions' documentation; constraints.txt has those it is tested with.
     python_requires=">=3.10",
-    install_requires=["torch>=2.4", "numpy>=1.26"],
+    install_requires=["torch>=2.4", "numpy>=1.26", "typing-extensions>=4.6"],
     extras_require=EXTRAS,
-    packages=["rnndrop", "rnndrop.kernels"],
+    packages=["rnndrop", "rnndrop.backends", "rnndrop.backends.cpu", "rnndrop.kernels", "rnndrop.modules", "rnndrop.ops"],
     package_dir={"rnndrop.kernels": "kernels"},
     package_data={"rnndrop": ["py.typed"]},
     py_modules=[],

@@ -1,19 +1,32 @@
 """Measured beside what people use today: ``python -m benchmarks``, on a CPU or a GPU.
 
 __main__        the command line: run, report, compare
+report/         write: report.md, pictures and report.html out of a result folder
+    analysis        ratios, growth, contradictions of "auto", out of rows
+    bounds          launches, bytes and operations of the CUDA strategies, and bounds from data sheets
+    charts          the pictures
+    sections        what a report says
+    markdown, page  report.md and report.html
+    compare         what got faster or slower between two results
+measure/
+    runner          the loop over cases: resumes, keeps within its minutes, writes a row at once
+    prepare         a contender of a case is built, checked, and made ready to be timed
+    check           a contender is shown to be right before it is timed
+    oracle          what a case must give, in float64
+    session         where and how a run measures
+    timer           contenders alternate; CPU clock or CUDA events
+    graph           a step as a CUDA graph
+    memory          bytes saved for the backward pass, peak on CUDA
+    rates           the device's measured rates of copying and multiplying
+    results         rows.csv and environment.json
+    machine         the machine and the software
+contenders/     who is measured: EVERYONE
+    base            what a contender is
+    ours, torch_nn, loops   rnndrop, torch.nn, loops over cells
+    products        what cannot be beaten: the bare matrix products
+    others          libraries that may be installed
 cases           what is measured: shapes, dtypes, passes, dropouts
-providers       who is measured: rnndrop, nn.RNN, loops; `others` adapts libraries that may be installed
-limits          what cannot be beaten: the bare matrix products, and the device's measured rates
-check           a provider is shown to be right before it is timed
-timer           contenders alternate; CPU clock or CUDA events
-memory          bytes saved for the backward pass, peak on CUDA
-runner          the loop over cases: resumes, keeps within its minutes, writes a row at once
-results         rows.csv and environment.json
-model           launches, bytes and operations of the CUDA strategies, and bounds from data sheets
-analysis        ratios, growth, contradictions of "auto", out of rows
-charts, report  pictures, report.md, report.html
-compare         what got faster or slower between two results
 test_speed      the same cases for pytest-benchmark
 
-launches, kernel_costs, resources   what the kernels cost, counted without a GPU
+Nothing imports what stands above it here.
 """

@@ -11,7 +11,10 @@ from typing import Annotated
 import torch
 import typer
 
-from . import cases, compare, limits, memory, providers, report, results, runner, timer
+from . import cases, report
+from .contenders import BY_NAME
+from .measure import memory, results, runner, session
+from .report import compare
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 MINUTES = {True: 5.0, False: 40.0}  # of a run with and without --quick
@@ -29,7 +32,7 @@ def run(
     device: Annotated[Device | None, typer.Option(help="Default: CUDA if there is one.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The most important cases, in five minutes.")] = False,
     wanted: Annotated[list[str] | None, typer.Option("--cases", help="Words of a case's group or name; repeatable.")] = None,
-    names: Annotated[list[str] | None, typer.Option("--providers", help="Names of providers; repeatable.")] = None,
+    names: Annotated[list[str] | None, typer.Option("--contenders", help="Names of contenders; repeatable.")] = None,
     out: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder of the results; one that has some is gone on with.")
     ] = None,
@@ -39,14 +42,19 @@ def run(
     if context.invoked_subcommand:
         return
     kind = _kind(device)
-    contenders, chosen = _named(names or []), cases.select(kind, quick, wanted or [])
+    if unknown := [name for name in names or [] if name not in BY_NAME]:
+        raise typer.BadParameter(f"unknown {', '.join(unknown)}; there are {', '.join(BY_NAME)}", param_hint="--contenders")
+    contenders, chosen = [BY_NAME[name] for name in names or BY_NAME], cases.select(kind, quick, wanted or [])
     if not chosen:
         raise typer.BadParameter(f"no case has one of {', '.join(wanted or [])} in its group or name", param_hint="--cases")
     folder = out or results.default_folder(kind)
     if kind == "cpu":
         memory.limit_to_available()
     ends = time.monotonic() + (MINUTES[quick] if minutes is None else minutes) * 60 * MARGIN
-    here = session(folder, kind, ends)
+    try:
+        here = session.open_session(folder, kind, ends, sys.argv[1:])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from error
     try:
         runner.run(here, chosen, contenders)
     except KeyboardInterrupt:
@@ -80,31 +88,6 @@ def _kind(device: Device | None) -> str:
     if device is Device.cuda and not there:
         raise typer.BadParameter("PyTorch finds no CUDA device", param_hint="--device")
     return device.value if device else "cuda" if there else "cpu"
-
-
-def session(folder: Path, device: str, ends: float) -> runner.Session:
-    """A session on this machine, its environment written to the folder if that has none yet."""
-    watch = timer.stopwatch(device)
-    found = results.environment(device, sys.argv[1:])
-    old = results.read_environment(folder)
-    if differ := [name for name in results.MACHINE if old and old.get(name) != found[name]]:
-        raise typer.BadParameter(f"{folder} has results of another {' and '.join(differ)}", param_hint="--out")
-    folder.mkdir(parents=True, exist_ok=True)
-    rates = old["measured_rates"] if old else limits.measured_rates(device, watch)
-    if not old:
-        results.write_environment(folder, {**found, "measured_rates": rates})
-    versions = " ".join(f"{name}={version}" for name, version in found["versions"].items())
-    facts = {"device": found["device"], "driver": found["driver"], "versions": versions, "commit": found["commit"]}
-    return runner.Session(folder, device, watch, ends, facts, rates)
-
-
-def _named(names: list[str]) -> list[providers.Provider]:
-    """The providers of these names, all without any."""
-    everyone = {provider.name: provider for provider in providers.everyone()}
-    unknown = [name for name in names if name not in everyone]
-    if unknown:
-        raise typer.BadParameter(f"unknown {', '.join(unknown)}; there are {', '.join(everyone)}", param_hint="--providers")
-    return [everyone[name] for name in names or everyone]
 
 
 if __name__ == "__main__":

@@ -1,28 +1,25 @@
-"""What is measured. Legend: T steps, B sequences, I inputs, H hidden units, D directions."""
+"""What is measured. Legend: T steps, B sequences, I inputs, H hidden units."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-PASSES = ("train", "forward", "inference")  # forward and backward; forward with a graph; neither graph nor dropout
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-HEADLINE = [  # T, B, I, H
-    (35, 20, 200, 200),
-    (100, 32, 64, 128),
-    (128, 64, 128, 256),
-    (256, 64, 512, 512),
-    (35, 128, 1024, 1024),
-    (784, 100, 1, 100),
-    (50, 1, 32, 64),
-]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure. `group` is the section of the report that it belongs to."""
+    """One thing to measure.
+
+    group: the section of the report that it belongs to.
+    pass_: "train", forward and backward; "forward", with a graph; "inference", neither graph nor dropout.
+    dropouts: rates by the names that rnndrop gives them, of those that are not 0.
+    everyone: time also what is slow to prepare, such as torch.compile and Keras.
+    """
 
     group: str
     T: int
@@ -30,26 +27,30 @@ class Case:
     I: int  # noqa: E741
     H: int
     dtype: str = "fp32"
-    direction: str = "train"  # one of PASSES
-    hidden_dropout: float = 0.2
-    recurrent_dropout: float = 0.0
+    pass_: str = "train"
+    cell: str = "RNN"  # as torch.nn has it
+    dropouts: Mapping[str, float] = field(default_factory=lambda: {"hidden_dropout": 0.2})
     mask_scope: str = "step"
     layers: int = 1
     bidirectional: bool = False
     input_grad: bool = False
-    everyone: bool = False  # time also what is slow to prepare: torch.compile, Keras
+    everyone: bool = False
 
     @property
     def name(self) -> str:
         """The shape and what differs from the headline's layer; dtype and pass stand in columns of their own."""
-        kinds = {"hidden": self.hidden_dropout, "recurrent": self.recurrent_dropout}
-        dropped = "+".join(kind for kind, p in kinds.items() if p)
-        extra = [dropped or "no dropout"] if dropped != "hidden" else []
+        kinds = [name.removesuffix("_dropout") for name in self.dropouts if name != "dropout"]
+        extra = [self.cell] if self.cell != "RNN" else []
+        extra += ["+".join(kinds) or "no dropout"] if kinds != ["hidden"] else []
         extra += ["sequence"] if self.mask_scope == "sequence" else []
         extra += [f"{self.layers} layers"] if self.layers > 1 else []
         extra += ["bidirectional"] if self.bidirectional else []
         extra += ["input gradient"] if self.input_grad else []
         return " ".join([f"T{self.T}-B{self.B}-I{self.I}-H{self.H}", *extra])
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.name, self.pass_, self.dtype
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -60,30 +61,25 @@ class Case:
         return 2 if self.bidirectional else 1
 
     @property
-    def dropout_between(self) -> float:
-        return self.hidden_dropout if self.layers > 1 else 0.0
-
-    @property
     def layer_inputs(self) -> list[int]:
         """The input width of each layer in each direction."""
         widths = [self.I] + [self.H * self.directions] * (self.layers - 1)
         return [width for width in widths for _ in range(self.directions)]
 
     @property
-    def rates(self) -> dict[str, float | str]:
+    def options(self) -> dict[str, Any]:
         """The dropouts, as rnndrop takes them."""
-        return {
-            "hidden_dropout": self.hidden_dropout,
-            "recurrent_dropout": self.recurrent_dropout,
-            "mask_scope": self.mask_scope,
-        }
+        return {**self.dropouts, "mask_scope": self.mask_scope}
+
+    def rate(self, name: str) -> float:
+        return self.dropouts.get(name, 0.0)
 
     def without_dropout(self) -> Case:
-        return replace(self, hidden_dropout=0.0, recurrent_dropout=0.0)
+        return replace(self, dropouts={})
 
     def flops(self) -> float:
         """Operations of the matrix products: forward, then the gradients of the recurrence and of both weights."""
-        rows, train = self.T * self.B, self.direction == "train"
+        rows, train = self.T * self.B, self.pass_ == "train"
         total = 0.0
         for number, width in enumerate(self.layer_inputs):
             needs_dx = number >= self.directions or self.input_grad
@@ -91,7 +87,24 @@ class Case:
             total += (inputs * (2 + needs_dx) + recurrent * 3) if train else inputs + recurrent
         return total
 
+    def least_bytes(self) -> float:
+        """What any implementation moves at least: the input, the weights, the last outputs and the gradients once."""
+        rows, train = self.T * self.B, self.pass_ == "train"
+        weights = sum(self.H * (width + self.H) for width in self.layer_inputs)
+        numbers = rows * (self.I * (1 + train * self.input_grad) + self.H * self.directions) + weights * (1 + train)
+        return float(self.torch_dtype.itemsize * numbers)
 
+
+HEADLINE = [
+    Case("headline", 35, 20, 200, 200),
+    Case("headline", 100, 32, 64, 128),
+    Case("headline", 128, 64, 128, 256),
+    Case("headline", 256, 64, 512, 512),
+    Case("headline", 35, 128, 1024, 1024),
+    Case("headline", 784, 100, 1, 100),
+    Case("headline", 50, 1, 32, 64),
+]
+ONE = HEADLINE[2]  # of which all that differs from the headline is measured
 SWEEPS = {  # by what grows
     "T": [Case("T", T, 32, 128, 128) for T in (16, 32, 64, 128, 256, 512, 1024, 2048)],
     "B": [Case("B", 64, B, 256, 256) for B in (1, 4, 16, 64, 256)],
@@ -101,39 +114,35 @@ SWEEPS = {  # by what grows
 
 def select(device: str, quick: bool, wanted: list[str]) -> list[Case]:
     """The cases of a run, the most important first. `wanted`: words of which a case's group or name must contain one."""
-    cases = list(_quick(device) if quick else _whole(device))
-    cases = list({(c.name, c.dtype, c.direction): c for c in reversed(cases)}.values())[::-1]  # first group wins
-    return [c for c in cases if not wanted or any(word in f"{c.group} {c.name} {c.dtype} {c.direction}" for word in wanted)]
+    cases = {case.key: case for case in reversed([*(_quick if quick else _whole)(device)])}  # the first group of a case wins
+    return [c for c in reversed(cases.values()) if not wanted or any(word in f"{c.group} {' '.join(c.key)}" for word in wanted)]
 
 
 def _quick(device: str) -> Iterator[Case]:
-    headline = [Case("headline", *shape) for shape in HEADLINE]
-    everyone = {HEADLINE[1], HEADLINE[6]}
-    yield from (replace(c, everyone=(c.T, c.B, c.I, c.H) in everyone) for c in headline)
-    yield replace(headline[2], direction="inference")
-    yield replace(headline[2], direction="forward")
+    yield from (replace(case, everyone=case in (HEADLINE[1], HEADLINE[6])) for case in HEADLINE)
+    yield replace(ONE, pass_="inference")
+    yield replace(ONE, pass_="forward")
     if device == "cuda":
-        yield replace(headline[4], dtype="bf16")
+        yield replace(HEADLINE[4], dtype="bf16")
     yield from (case for case in SWEEPS["T"] if case.T in (16, 64, 256))
-    yield replace(headline[2], group="dropout", hidden_dropout=0.0, recurrent_dropout=0.2, mask_scope="sequence")
+    yield replace(ONE, group="dropout", dropouts={"recurrent_dropout": 0.2}, mask_scope="sequence")
 
 
 def _whole(device: str) -> Iterator[Case]:
-    headline = [Case("headline", *shape, everyone=True) for shape in HEADLINE]
-    yield from headline
-    for direction in ("inference", "forward"):
-        yield from (replace(c, direction=direction, everyone=False) for c in headline)
-    one = Case("", 128, 64, 128, 256)
-    for hidden, recurrent, scope in [(0.2, 0, "sequence"), (0, 0.2, "step"), (0, 0.2, "sequence"), (0.2, 0.2, "step")]:
-        yield replace(one, group="dropout", hidden_dropout=hidden, recurrent_dropout=recurrent, mask_scope=scope)
-    yield replace(one, group="network", layers=2)
-    yield replace(one, group="network", bidirectional=True)
-    yield replace(one, group="network", input_grad=True)
+    yield from (replace(case, everyone=True) for case in HEADLINE)
+    for pass_ in ("inference", "forward"):
+        yield from (replace(case, pass_=pass_) for case in HEADLINE)
+    hidden, recurrent = {"hidden_dropout": 0.2}, {"recurrent_dropout": 0.2}
+    for dropouts, scope in [(hidden, "sequence"), (recurrent, "step"), (recurrent, "sequence"), (hidden | recurrent, "step")]:
+        yield replace(ONE, group="dropout", dropouts=dropouts, mask_scope=scope)
+    yield replace(ONE, group="network", layers=2, dropouts={"dropout": 0.2, "hidden_dropout": 0.2})
+    yield replace(ONE, group="network", bidirectional=True)
+    yield replace(ONE, group="network", input_grad=True)
     sweeps = [case for sweep in SWEEPS.values() for case in sweep]
     yield from sweeps
     if device == "cuda":
         for dtype in ("tf32", "bf16", "fp16"):
-            yield from (replace(c, group="dtype", dtype=dtype, everyone=False) for c in headline)
-        yield from (replace(c, dtype="bf16") for c in sweeps)
+            yield from (replace(case, group="dtype", dtype=dtype) for case in HEADLINE)
+        yield from (replace(case, dtype="bf16") for case in sweeps)
     else:
-        yield from (replace(one, group="dtype", dtype=dtype) for dtype in ("bf16", "fp16"))
+        yield from (replace(ONE, group="dtype", dtype=dtype) for dtype in ("bf16", "fp16"))

@@ -7,33 +7,37 @@ from typing import Any
 import pytest
 import torch
 
-from . import cases, check, limits, providers, runner
+from .cases import Case, select
+from .contenders import EVERYONE
+from .contenders.base import Contender, source
+from .measure.check import check
+from .measure.prepare import refuses, step
+from .measure.rates import set_precision
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CASES = cases.select(DEVICE, True, [])
 
 
-@pytest.mark.parametrize("provider", providers.everyone(), ids=lambda provider: provider.name)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.dtype} {case.direction}")
-def test_speed(benchmark: Any, case: cases.Case, provider: providers.Provider) -> None:
-    reason = runner.unfit(provider, case, DEVICE) or ("" if not provider.captured else "python -m benchmarks times CUDA graphs")
+@pytest.mark.parametrize("contender", EVERYONE, ids=lambda contender: contender.name)
+@pytest.mark.parametrize("case", select(DEVICE, True, []), ids=lambda case: " ".join(case.key))
+def test_speed(benchmark: Any, case: Case, contender: Contender) -> None:
+    reason = contender.why_not(case, DEVICE) or ("python -m benchmarks times CUDA graphs" if contender.captured else "")
     if reason:
         pytest.skip(reason)
-    benchmark.group = f"{case.name} {case.dtype} {case.direction}"
-    limits.set_precision(case.dtype)
-    rnn = providers.source(case, DEVICE)
+    benchmark.group = " ".join(case.key)
+    set_precision(case.dtype)
+    rnn = source(case, DEVICE)
     x = torch.randn(case.T, case.B, case.I, device=DEVICE).to(case.torch_dtype)
     try:
-        check.check(provider, case, rnn, x)
+        check(contender, case, rnn, x)
     except ValueError as error:
-        if not runner.refuses(error):
+        if not refuses(error):
             raise
         pytest.skip(str(error))
-    step = runner.step(case, provider.build(case, rnn).train(case.direction != "inference"))
+    once = step(case, contender.build(case, rnn).train(case.pass_ != "inference"))
     x.requires_grad_(case.input_grad)
 
     def run() -> None:
-        step(x)
+        once(x)
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 

@@ -5,9 +5,9 @@ import triton.language as tl
 
 
 @triton.jit
-def activation(x, NONLINEARITY: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr = "exact"):
+def activation(x, NONLINEARITY: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr):
     """f(x) in fp32, as accurate as a result stored as DTYPE needs it. NONLINEARITY: "tanh", "relu" or "identity".
-    TANH "hardware": tanh by one instruction of NVIDIA's GPUs."""
+    TANH: "exact", or "hardware", one instruction of NVIDIA's GPUs."""
     if NONLINEARITY == "identity":
         return x
     elif NONLINEARITY == "relu":

@@ -41,7 +41,7 @@ def forward_kernel(
     row, column, inside = _tile(rows, columns, ROWS, BLOCKS, VECTOR)
     a = tl.load(x_ptr + row * x_row + column * x_column, mask=inside, other=0.0).to(tl.float32)
     keep = _keep(seed_ptr, stream, row_start, columns, threshold, ROWS, BLOCKS, VECTOR)
-    h = tl.where(keep, activation(a, NONLINEARITY, y_ptr.dtype.element_ty) * scale, 0.0)
+    h = tl.where(keep, activation(a, NONLINEARITY, y_ptr.dtype.element_ty, "exact") * scale, 0.0)
     tl.store(y_ptr + row * y_row + column * y_column, h.to(y_ptr.dtype.element_ty), mask=inside)
 
 

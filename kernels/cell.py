@@ -14,7 +14,7 @@ from .activation import activation, relu, relu_backward, tanh_backward
 
 
 @triton.jit
-def cell_forward(gates, CELL: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr = "exact"):
+def cell_forward(gates, CELL: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr):
     """The new state in fp32, before its dropout, as accurate as a result stored as DTYPE needs it. It is 0 for gates of 0.
     TANH as in `activation`."""
     if CELL == "RNN_TANH":

@@ -29,12 +29,10 @@ from torch import Tensor
 
 from . import launch
 from .cell import cell_backward, cell_forward
-from .launch import MaskBits, bits_and_scale, dense, inverse, is_per_step, on_device
+from .launch import MaskBits, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
 from .mask_bits import slice_kept
-from .plan import plan_cooperative
+from .plan import CooperativePlan, plan_cooperative
 from .product import multiply, precision
-
-STAGES = 1  # Triton's pipeliner would load the next tile's h before its programs have met
 
 
 @triton.jit
@@ -52,25 +50,31 @@ def grid_barrier_wait(barrier_ptr, arrivals):
 
 
 @triton.jit
-def load_weight_slice(w_hh_ptr, column, H: tl.constexpr, CHUNK: tl.constexpr, TRANSPOSED: tl.constexpr):
+def load_weight_slice(w_hh_ptr, column, WIDTH: tl.constexpr, CHUNK: tl.constexpr, TRANSPOSED: tl.constexpr):
     """The columns given of W_hh.T (of W_hh if TRANSPOSED), as a tuple of (CHUNK, columns)."""
     chunks = ()
-    for start in tl.static_range(0, H, CHUNK):
+    for start in tl.static_range(0, WIDTH, CHUNK):
         k = start + tl.arange(0, CHUNK)
-        at = k[:, None] * H + column[None, :] if TRANSPOSED else column[None, :] * H + k[:, None]
-        chunks += (tl.load(w_hh_ptr + at, mask=(k < H)[:, None] & (column < H)[None, :], other=0.0),)
+        at = k[:, None] * WIDTH + column[None, :] if TRANSPOSED else column[None, :] * WIDTH + k[:, None]
+        chunks += (tl.load(w_hh_ptr + at, mask=(k < WIDTH)[:, None] & (column < WIDTH)[None, :], other=0.0),)
     return chunks
 
 
 @triton.jit
-def times_weight(source_ptr, w, real, H: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
-    """Rows at source_ptr, (rows, H), times the weight slice. Other programs wrote them: .cg reads from the L2 cache."""
+def clear_padding(x, column, H: tl.constexpr, WIDTH: tl.constexpr):
+    """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
+    return tl.where((column < H)[None, :], x, 0.0) if H < WIDTH else x
+
+
+@triton.jit
+def times_weight(source_ptr, w, real, WIDTH: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
+    """Rows at source_ptr, (rows, WIDTH), times the weight slice. Other programs wrote them: .cg reads from the L2 cache."""
     ROWS: tl.constexpr = real.shape[0]
     total = tl.zeros([ROWS, w[0].shape[1]], tl.float32)
     for i in tl.static_range(len(w)):
         k = i * CHUNK + tl.arange(0, CHUNK)
-        at = tl.arange(0, ROWS)[:, None] * H + k[None, :]
-        h = tl.load(source_ptr + at, mask=real[:, None] & (k < H)[None, :], other=0.0, cache_modifier=".cg")
+        at = tl.arange(0, ROWS)[:, None] * WIDTH + k[None, :]
+        h = tl.load(source_ptr + at, mask=real[:, None] & (k < WIDTH)[None, :], other=0.0, cache_modifier=".cg")
         total = multiply(h, w[i], total, PRECISION)
     return total
 
@@ -80,13 +84,13 @@ RUNTIME = ["T", "B", "tiles", "begin", "end", "hidden_scale", "inverse_scale", "
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
-    input_projection_ptr,  # (T, B, H)
-    h_0_ptr,  # (B, H)
-    w_hh_ptr,  # (H, H)
+    input_projection_ptr,  # (T, B, WIDTH)
+    h_0_ptr,  # (B, WIDTH)
+    w_hh_ptr,  # (WIDTH, WIDTH)
     hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
-    output_ptr,  # (T, B, H)
-    exchange_ptr,  # (2, B, H): r * h of this step and of the next; None without recurrent_ptr, where the output serves
+    output_ptr,  # (T, B, WIDTH)
+    exchange_ptr,  # (2, B, WIDTH): r * h of this step and of the next; None without recurrent_ptr, where the output serves
     barrier_ptr,  # (groups, 16) int64, zeroed
     T: tl.int64,
     B: tl.int64,
@@ -101,6 +105,7 @@ def forward_kernel(
     REVERSE: tl.constexpr,
     PRECISION: tl.constexpr,
     H: tl.constexpr,
+    WIDTH: tl.constexpr,  # H, or the next multiple of 4
     SLICE: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -113,8 +118,8 @@ def forward_kernel(
     T, B = tl.cast(T, tl.int64), tl.cast(B, tl.int64)  # the interpreter does not read annotations
     group, groups = tl.program_id(1), tl.num_programs(1)
     row, column = tl.arange(0, ROWS), tl.program_id(0) * SLICE + tl.arange(0, SLICE)
-    at = row[:, None] * H + column[None, :]
-    w = load_weight_slice(w_hh_ptr, column, H, CHUNK, False)
+    at = row[:, None] * WIDTH + column[None, :]
+    w = load_weight_slice(w_hh_ptr, column, WIDTH, CHUNK, False)
     barrier_ptr += group * 16
 
     if recurrent_ptr is not None and begin == 0:
@@ -122,31 +127,31 @@ def forward_kernel(
         for tile in range(group, tiles, groups):
             b = tile * ROWS
             real = b + row < B
-            inside = real[:, None] & (column < H)[None, :]
+            inside = real[:, None] & (column < WIDTH)[None, :]
             keep = slice_kept(recurrent_ptr, t * B + b if RECURRENT_PER_STEP else b, real, H, SLICE)
-            h = tl.load(h_0_ptr + b * H + at, mask=inside, other=0.0).to(tl.float32)
-            tl.store(exchange_ptr + b * H + at, tl.where(keep, h * recurrent_scale, 0.0).to(DTYPE), mask=inside)
+            h = tl.load(h_0_ptr + b * WIDTH + at, mask=inside, other=0.0).to(tl.float32)
+            tl.store(exchange_ptr + b * WIDTH + at, tl.where(keep, h * recurrent_scale, 0.0).to(DTYPE), mask=inside)
         grid_barrier_arrive(barrier_ptr)
 
     for phase in range(tl.maximum(begin, 1), end):
         t = T - phase if REVERSE else phase - 1
         after = t - 1 if REVERSE else t + 1
         if recurrent_ptr is not None:
-            source_ptr = exchange_ptr + (phase - 1) % 2 * B * H
+            source_ptr = exchange_ptr + (phase - 1) % 2 * B * WIDTH
         else:
-            source_ptr = tl.where(phase == 1, h_0_ptr, output_ptr + (2 * t - after) * B * H)
+            source_ptr = tl.where(phase == 1, h_0_ptr, output_ptr + (2 * t - after) * B * WIDTH)
         for tile in range(group, tiles, groups):
             b = tile * ROWS
             real = b + row < B
-            inside = real[:, None] & (column < H)[None, :]
-            start = (t * B + b) * H
+            inside = real[:, None] & (column < WIDTH)[None, :]
+            start = (t * B + b) * WIDTH
             gates = tl.load(input_projection_ptr + start + at, mask=inside, other=0.0).to(tl.float32)
             if hidden_ptr is not None:
                 keep = slice_kept(hidden_ptr, t * B + b if HIDDEN_PER_STEP else b, real, H, SLICE)
             if tile == group:  # what no other program writes is loaded before the wait
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
-            gates += times_weight(source_ptr + b * H, w, real, H, CHUNK, PRECISION)
-            h = cell_forward(gates, CELL, DTYPE)
+            gates += times_weight(source_ptr + b * WIDTH, w, real, WIDTH, CHUNK, PRECISION)
+            h = cell_forward(clear_padding(gates, column, H, WIDTH), CELL, DTYPE, "exact")
             if hidden_ptr is not None:
                 h = tl.where(keep, h * hidden_scale, 0.0)
             h = h.to(DTYPE)
@@ -155,20 +160,20 @@ def forward_kernel(
                 following = b + row < B * (phase < T)  # no rows after the last step
                 keep = slice_kept(recurrent_ptr, after * B + b if RECURRENT_PER_STEP else b, following, H, SLICE)
                 h = tl.where(keep, h.to(tl.float32) * recurrent_scale, 0.0)
-                tl.store(exchange_ptr + (phase % 2 * B + b) * H + at, h.to(DTYPE), mask=inside)
+                tl.store(exchange_ptr + (phase % 2 * B + b) * WIDTH + at, h.to(DTYPE), mask=inside)
         grid_barrier_arrive(barrier_ptr)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_kernel(
-    grad_output_ptr,  # (T, B, H)
-    grad_h_n_ptr,  # (B, H), or None
-    output_ptr,  # (T, B, H)
-    w_hh_ptr,  # (H, H)
+    grad_output_ptr,  # (T, B, WIDTH)
+    grad_h_n_ptr,  # (B, WIDTH), or None
+    output_ptr,  # (T, B, WIDTH)
+    w_hh_ptr,  # (WIDTH, WIDTH)
     hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
-    grad_gates_ptr,  # (T, B, H)
-    grad_h_0_ptr,  # (B, H)
+    grad_gates_ptr,  # (T, B, WIDTH)
+    grad_h_0_ptr,  # (B, WIDTH)
     barrier_ptr,  # (groups, 16) int64, zeroed
     T: tl.int64,
     B: tl.int64,
@@ -184,6 +189,7 @@ def backward_kernel(
     REVERSE: tl.constexpr,
     PRECISION: tl.constexpr,
     H: tl.constexpr,
+    WIDTH: tl.constexpr,  # H, or the next multiple of 4
     SLICE: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -196,8 +202,8 @@ def backward_kernel(
     T, B = tl.cast(T, tl.int64), tl.cast(B, tl.int64)  # the interpreter does not read annotations
     group, groups = tl.program_id(1), tl.num_programs(1)
     row, column = tl.arange(0, ROWS), tl.program_id(0) * SLICE + tl.arange(0, SLICE)
-    at = row[:, None] * H + column[None, :]
-    w = load_weight_slice(w_hh_ptr, column, H, CHUNK, True)
+    at = row[:, None] * WIDTH + column[None, :]
+    w = load_weight_slice(w_hh_ptr, column, WIDTH, CHUNK, True)
     barrier_ptr += group * 16
 
     if begin == 0:
@@ -205,11 +211,11 @@ def backward_kernel(
         for tile in range(group, tiles, groups):
             b = tile * ROWS
             real = b + row < B
-            inside = real[:, None] & (column < H)[None, :]
-            start = (t * B + b) * H
+            inside = real[:, None] & (column < WIDTH)[None, :]
+            start = (t * B + b) * WIDTH
             dh = tl.load(grad_output_ptr + start + at, mask=inside, other=0.0).to(tl.float32)
             if grad_h_n_ptr is not None:
-                dh += tl.load(grad_h_n_ptr + b * H + at, mask=inside, other=0.0).to(tl.float32)
+                dh += tl.load(grad_h_n_ptr + b * WIDTH + at, mask=inside, other=0.0).to(tl.float32)
             y = tl.load(output_ptr + start + at, mask=inside, other=0.0).to(tl.float32)
             grad_gates = cell_backward(dh, y, hidden_scale, inverse_scale, CELL)
             if hidden_ptr is not None:
@@ -224,8 +230,8 @@ def backward_kernel(
         for tile in range(group, tiles, groups):
             b = tile * ROWS
             real = b + row < B
-            inside = real[:, None] & (column < H)[None, :]
-            start = (t * B + b) * H
+            inside = real[:, None] & (column < WIDTH)[None, :]
+            start = (t * B + b) * WIDTH
             now = b + row < B * (phase < T)  # no rows in phase T
             g = tl.load(grad_output_ptr + start + at, mask=now[:, None] & inside, other=0.0).to(tl.float32)
             y = tl.load(output_ptr + start + at, mask=now[:, None] & inside, other=0.0).to(tl.float32)
@@ -235,13 +241,14 @@ def backward_kernel(
                 entering = slice_kept(recurrent_ptr, after * B + b if RECURRENT_PER_STEP else b, real, H, SLICE)
             if tile == group:
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
-            dh = times_weight(grad_gates_ptr + (after * B + b) * H, w, real, H, CHUNK, PRECISION)
+            dh = times_weight(grad_gates_ptr + (after * B + b) * WIDTH, w, real, WIDTH, CHUNK, PRECISION)
             if recurrent_ptr is not None:
                 dh = tl.where(entering, dh * recurrent_scale, 0.0)
+            dh = clear_padding(dh, column, H, WIDTH)
             grad_gates = cell_backward(g + dh, y, hidden_scale, inverse_scale, CELL)
             if hidden_ptr is not None:
                 grad_gates = tl.where(keep, grad_gates, 0.0)
-            destination_ptr = tl.where(phase < T, grad_gates_ptr + start, grad_h_0_ptr + b * H)
+            destination_ptr = tl.where(phase < T, grad_gates_ptr + start, grad_h_0_ptr + b * WIDTH)
             tl.store(destination_ptr + at, tl.where(phase < T, grad_gates, dh).to(DTYPE), mask=inside)
         grid_barrier_arrive(barrier_ptr)
 
@@ -275,22 +282,20 @@ def forward(
     Raises:
         ValueError: the strategy cannot run this shape here, and why.
     """
-    T, B, H = input_projection.shape
+    H = input_projection.shape[2]
     with on_device(input_projection):
-        output = torch.empty_like(input_projection, memory_format=torch.contiguous_format)
-        exchange = None if recurrent is None else output.new_empty(2, B, H)
+        plan, constexprs = _plan(input_projection, hidden, recurrent, tf32)
+        x = dense(padded(input_projection, plan.width))
+        output = torch.empty_like(x)
+        exchange = None if recurrent is None else x.new_empty(2, *x.shape[1:])
+        weights = dense(padded(h_0, plan.width)), dense(padded(w_hh, plan.width, plan.width))
         hidden_bits, hidden_scale = bits_and_scale(hidden)
         recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
-        tensors = dense(input_projection), dense(h_0), dense(w_hh), hidden_bits, recurrent_bits, output, exchange
-        constexprs = {
-            "CELL": cell,
-            "REVERSE": reverse,
-            "HIDDEN_PER_STEP": is_per_step(hidden, T * B, B, H),
-            "RECURRENT_PER_STEP": is_per_step(recurrent, T * B, B, H),
-        }
-        phases = range(1 if recurrent is None else 0, T + 1)
-        _launch(forward_kernel, tensors, phases, (hidden_scale, recurrent_scale), tf32, constexprs)
-    return output
+        tensors = x, *weights, hidden_bits, recurrent_bits, output, exchange
+        phases = range(1 if recurrent is None else 0, len(x) + 1)
+        constexprs |= {"CELL": cell, "REVERSE": reverse}
+        _launch(forward_kernel, tensors, phases, (hidden_scale, recurrent_scale), plan, constexprs)
+    return cropped(output, H)
 
 
 def backward(
@@ -318,58 +323,59 @@ def backward(
     Raises:
         ValueError: the strategy cannot run this shape here, and why.
     """
-    T, B, H = output.shape
+    H = output.shape[2]
     with on_device(output):
-        grad_gates = torch.empty_like(output, memory_format=torch.contiguous_format)
-        grad_h_0 = output.new_empty(B, H)
+        plan, constexprs = _plan(output, hidden, recurrent, tf32)
+        y = dense(padded(output, plan.width))
+        gradients = (None if g is None else dense(padded(g, plan.width)) for g in (grad_output, grad_h_n))
+        grad_gates, grad_h_0 = torch.empty_like(y), y.new_empty(y.shape[1:])
         hidden_bits, hidden_scale = bits_and_scale(hidden)
         recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
-        gradients = dense(grad_output), dense(grad_h_n)
-        tensors = *gradients, dense(output), dense(w_hh), hidden_bits, recurrent_bits, grad_gates, grad_h_0
+        weight = dense(padded(w_hh, plan.width, plan.width))
+        tensors = *gradients, y, weight, hidden_bits, recurrent_bits, grad_gates, grad_h_0
         scales = hidden_scale, inverse(hidden_scale), recurrent_scale
-        constexprs = {
-            "CELL": cell,
-            "REVERSE": reverse,
-            "HIDDEN_PER_STEP": is_per_step(hidden, T * B, B, H),
-            "RECURRENT_PER_STEP": is_per_step(recurrent, T * B, B, H),
-        }
-        _launch(backward_kernel, tensors, range(T + 1), scales, tf32, constexprs)
-    return grad_gates, grad_h_0
+        constexprs |= {"CELL": cell, "REVERSE": reverse}
+        _launch(backward_kernel, tensors, range(len(y) + 1), scales, plan, constexprs)
+    return cropped(grad_gates, H), cropped(grad_h_0, H)
 
 
-def _launch(
-    kernel: Any,
-    tensors: tuple[Tensor | None, ...],  # the first is (T, B, H)
-    phases: range,
-    scales: tuple[float, ...],
-    tf32: bool,
-    constexprs: dict[str, Any],
-) -> None:
-    """One launch for all phases. Triton's interpreter runs program after program, so there each phase is a launch."""
-    data = tensors[0]
+def _plan(
+    data: Tensor, hidden: MaskBits | None, recurrent: MaskBits | None, tf32: bool
+) -> tuple[CooperativePlan, dict[str, Any]]:
+    """The grid and tiles, and what both kernels are compiled for."""
     T, B, H = data.shape
     device = launch.device_of(data.device)
     plan = plan_cooperative(H, B, data.dtype, device, tf32=tf32)
     launch.check_can_run("cooperative", T, B, plan.reason)
+    constexprs = {
+        "HIDDEN_PER_STEP": is_per_step(hidden, T * B, B, H),
+        "RECURRENT_PER_STEP": is_per_step(recurrent, T * B, B, H),
+        "PRECISION": precision(data.dtype, tf32, device.backend),
+        "H": H,
+        "WIDTH": plan.width,
+        "SLICE": plan.slice,
+        "ROWS": plan.rows,
+        "CHUNK": plan.chunk,
+        "num_warps": plan.warps,
+        "num_stages": 1,  # Triton's pipeliner would load the next tile's h before its programs have met
+        "launch_cooperative_grid": True,
+    }
+    return plan, constexprs
+
+
+def _launch(
+    kernel: Any,
+    tensors: tuple[Tensor | None, ...],  # the first is (T, B, WIDTH)
+    phases: range,
+    scales: tuple[float, ...],
+    plan: CooperativePlan,
+    constexprs: dict[str, Any],
+) -> None:
+    """One launch for all phases. Triton's interpreter runs program after program, so there each phase is a launch."""
+    data = tensors[0]
+    T, B, _ = data.shape
     barrier = torch.zeros(plan.groups, 16, dtype=torch.int64, device=data.device)  # 128 bytes a counter, a cache line
-    launches = [(p, p + 1) for p in phases] if device.backend == "interpreter" else [(phases.start, phases.stop)]
+    interpreted = launch.device_of(data.device).backend == "interpreter"
+    launches = [(p, p + 1) for p in phases] if interpreted else [(phases.start, phases.stop)]
     for begin, end in launches:
-        kernel[plan.slices, plan.groups](
-            *tensors,
-            barrier,
-            T,
-            B,
-            -(-B // plan.rows),
-            begin,
-            end,
-            *scales,
-            H=H,
-            SLICE=plan.slice,
-            ROWS=plan.rows,
-            CHUNK=plan.chunk,
-            PRECISION=precision(data.dtype, tf32, device.backend),
-            **constexprs,
-            num_warps=plan.warps,
-            num_stages=STAGES,
-            launch_cooperative_grid=True,
-        )
+        kernel[plan.slices, plan.groups](*tensors, barrier, T, B, -(-B // plan.rows), begin, end, *scales, **constexprs)

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 OLDEST_TRITON = (3, 4)
 INSTALL = "pip install 'triton>=3.7.1'"
 
 
 class MaskBits(NamedTuple):
-    """A packed mask: bit c % 32 of word c // 32 is 1 where column c is kept.
+    """A packed mask: bit c % 32 of word c // 32 is 1 where column c is kept, 0 past the last column.
 
     Attributes:
         bits: int32 (rows, ceil(H/32)). As many rows as the data has (T*B or N) are a mask per step; B rows are a mask per
@@ -142,3 +143,16 @@ def dense(x: Tensor | None) -> Tensor | None:
     if x is None or (x.is_contiguous() and x.data_ptr() % 16 == 0):
         return x
     return x.clone(memory_format=torch.contiguous_format)
+
+
+def padded(x: Tensor, width: int, rows: int | None = None) -> Tensor:
+    """x (..., H) with zeros up to (..., width), of so many rows if given; x itself where nothing is missing."""
+    missing = width - x.shape[-1]
+    if missing == 0:
+        return x
+    return pad(x, (0, missing) if rows is None else (0, missing, 0, rows - x.shape[-2]))
+
+
+def cropped(x: Tensor, H: int) -> Tensor:
+    """The first H columns, contiguous."""
+    return x if x.shape[-1] == H else x[..., :H].contiguous()

@@ -26,8 +26,8 @@ MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for
 
 class ResidentPlan(NamedTuple):
     rows: int  # of the batch, that a program owns
-    row: int  # H, padded to whole vector accesses: elements of a row in memory
-    columns: int  # H, padded to 16 * repeats * warps: elements of a row in registers
+    width: int  # of a row in memory: H, padded to whole vector accesses
+    columns: int  # of a tile in registers: 16 * repeats * warps, at least H
     repeats: int  # how often the warps' tiles of 16 columns, side by side, fill the columns
     warps: int
     programs: int
@@ -39,6 +39,7 @@ class ResidentPlan(NamedTuple):
 class CooperativePlan(NamedTuple):
     slice: int  # columns that a program owns
     rows: int  # of a batch tile
+    width: int  # of a row in memory: H, padded to whole vector accesses
     chunk: int  # rows of W_hh.T that a product takes at a time
     warps: int
     slices: int  # programs of a group, which meet at every step
@@ -130,6 +131,8 @@ def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: b
     shared = ROWS * columns * dtype.itemsize * copies
     if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers
         shared = max(shared, weight)
+    elif device.triton_version < (3, 7):  # keeps W_hh there for all steps; the rest is at most this
+        shared = weight * copies + ROWS * columns * dtype.itemsize * 5 // 2
     registers = weight * copies // (warps * 32 * 4)
     reason = _unfit(dtype, device)
     if not reason and registers > MOST_REGISTERS:
@@ -140,7 +143,7 @@ def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: b
         reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
     return ResidentPlan(
         rows=ROWS,
-        row=_ceil_div(H, 4) * 4,
+        width=_width(H),
         columns=columns,
         repeats=columns // 16 // warps,
         warps=warps,
@@ -159,32 +162,32 @@ def plan_cooperative(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32
     the fewest batch tiles a step; among equals the narrowest, since more multiprocessors then share W_hh.
     """
     if reason := _unfit(dtype, device):
-        return CooperativePlan(0, 0, 0, 0, 0, 0, 0, reason)
+        return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
     tiles, copies = _ceil_div(B, ROWS), _copies(dtype, tf32, device)
     best = None
-    for width in (32, 16) if dtype == torch.float32 else (32, 64, 16):
-        chunk, shared = _chunk(H, width, dtype, copies, device.max_shared_mem)
-        slices = _ceil_div(H, width)
+    for slice in (32, 16) if dtype == torch.float32 else (32, 64, 16):
+        chunk, shared = _chunk(H, slice, dtype, copies, device.max_shared_mem)
+        slices = _ceil_div(H, slice)
         if shared > device.max_shared_mem:
             reason = (
-                reason or f"{width} columns need {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+                reason or f"{slice} columns need {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
             )
         elif slices > device.num_sms:
             reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
         else:
             groups = max(1, min(tiles, device.num_sms // slices))
-            if best is None or (width > best.slice and _ceil_div(tiles, groups) < _ceil_div(tiles, best.groups)):
-                best = CooperativePlan(width, ROWS, chunk, 4, slices, groups, shared, "")
-    return best or CooperativePlan(0, 0, 0, 0, 0, 0, 0, reason)
+            if best is None or (slice > best.slice and _ceil_div(tiles, groups) < _ceil_div(tiles, best.groups)):
+                best = CooperativePlan(slice, ROWS, _width(H), chunk, 4, slices, groups, shared, "")
+    return best or CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
 
 
-def _chunk(H: int, width: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:
+def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:
     """The largest chunk of W_hh.T with which a slice of this width fits, and the bytes of shared memory that it takes:
     the slice, padded to whole chunks, and a chunk of a batch tile's h."""
-    largest = 1024 if dtype != torch.float32 else 4 * width // copies  # with more, registers spill
+    largest = 1024 if dtype != torch.float32 else 4 * slice // copies  # with more, registers spill
     chunk = max(16, min(_power_of_2(H), largest))
     while True:
-        shared = (width * _ceil_div(H, chunk) * chunk * copies + ROWS * chunk) * dtype.itemsize
+        shared = (slice * _ceil_div(H, chunk) * chunk * copies + ROWS * chunk) * dtype.itemsize
         if shared <= limit or chunk <= 64:
             return chunk, shared
         chunk //= 2
@@ -202,6 +205,11 @@ def _unfit(dtype: torch.dtype, device: Device) -> str:
 def _copies(dtype: torch.dtype, tf32: bool, device: Device) -> int:
     """The numbers on chip for one of W_hh: exact fp32 on NVIDIA's tensor cores keeps each as two of tf32."""
     return 2 if dtype == torch.float32 and not tf32 and device.warp_size == 32 else 1
+
+
+def _width(H: int) -> int:
+    """Elements of a row in memory such that each begins at a vector access; else kernels spill addresses."""
+    return _ceil_div(H, 4) * 4
 
 
 def _ceil_div(a: int, b: int) -> int:

@@ -8,7 +8,7 @@ What limits it, by counts and data sheets, none of it timed: with many programs 
 cores, and with few programs latency. A step's chain, store h, barrier, load it, H/16 products, activation, barrier, is 700 to
 800 cycles on an A100 or H100 at H = 128 in bf16.
 
-H that is no multiple of 4 is padded in memory: a row's accesses would not be aligned, and their addresses would spill.
+H that is no multiple of 4 is padded in memory (`plan`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import pad
 
 from . import launch
 from .cell import cell_backward, cell_forward
-from .launch import MaskBits, bits_and_scale, dense, inverse, is_per_step, on_device
+from .launch import MaskBits, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
 from .mask_bits import drop_from_tile, tile_words
 from .plan import plan_resident
 from .product import multiply, precision
@@ -31,18 +30,18 @@ from .tile_layout import from_result, load_right, tile_columns, tile_rows, to_le
 
 
 @triton.jit
-def load_tile(pointers, there, ROW: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr):
+def load_tile(pointers, there, WIDTH: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr):
     """A tile, 0 where `there` denies its rows and in the columns past a row in memory."""
-    padded: tl.constexpr = ROW < REPEATS * WARPS * 16
-    return tl.load(pointers, mask=there & (tile_columns(REPEATS, WARPS) < ROW) if padded else there, other=0.0)
+    padded: tl.constexpr = WIDTH < REPEATS * WARPS * 16
+    return tl.load(pointers, mask=there & (tile_columns(REPEATS, WARPS) < WIDTH) if padded else there, other=0.0)
 
 
 @triton.jit
-def clear_padding(x, H: tl.constexpr):
-    """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
+def clear_padding(x, REAL: tl.constexpr):
+    """0 in the columns that are not real, where an infinite or NaN h has met the zeros of W_hh."""
     REPEATS: tl.constexpr = x.shape[1]
     WARPS: tl.constexpr = x.shape[3]
-    return tl.where(tile_columns(REPEATS, WARPS) < H, x, 0.0) if H < REPEATS * WARPS * 16 else x
+    return tl.where(tile_columns(REPEATS, WARPS) < REAL, x, 0.0) if REAL < REPEATS * WARPS * 16 else x
 
 
 RUNTIME = ["T", "B", "input_step", "input_row", "grad_step", "grad_row"]
@@ -50,12 +49,12 @@ RUNTIME = ["T", "B", "input_step", "input_row", "grad_step", "grad_row"]
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
-    input_projection_ptr,  # (T, B, ROW): a step is input_step rows of ROW elements after the one before, a row input_row
-    h_0_ptr,  # (B, ROW)
-    w_hh_ptr,  # (ROW, ROW)
+    input_projection_ptr,  # (T, B, WIDTH): a step is input_step rows of WIDTH elements after the one before, a row input_row
+    h_0_ptr,  # (B, WIDTH)
+    w_hh_ptr,  # (WIDTH, WIDTH)
     hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
-    output_ptr,  # (T, B, ROW)
+    output_ptr,  # (T, B, WIDTH)
     T,
     B,
     input_step,
@@ -69,26 +68,27 @@ def forward_kernel(
     PRECISION: tl.constexpr,
     TANH: tl.constexpr,
     H: tl.constexpr,
-    ROW: tl.constexpr,  # H, or the next multiple of 4
+    WIDTH: tl.constexpr,  # H, or the next multiple of 4
     REPEATS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
     WORDS: tl.constexpr = (H + 31) // 32
     DTYPE: tl.constexpr = output_ptr.dtype.element_ty
+    REAL: tl.constexpr = H if hidden_ptr is None else WIDTH  # a mask has no bits past H
     first, direction = (T - 1, -1) if REVERSE else (0, 1)
     row, column = tile_rows(), tile_columns(REPEATS, WARPS)
-    mine = (row < B) & (column < ROW)
+    mine = (row < B) & (column < WIDTH)
     real = row < B
     start = tl.cast(first, tl.int64)
     mask_step = tl.cast(B, tl.int64) * (direction * WORDS)
-    output_step = tl.cast(B, tl.int64) * (direction * ROW)
-    input_step = tl.cast(input_step, tl.int64) * ROW
+    output_step = tl.cast(B, tl.int64) * (direction * WIDTH)
+    input_step = tl.cast(input_step, tl.int64) * WIDTH
 
-    w = load_right(w_hh_ptr, ROW, REPEATS, WARPS, False)
-    h = load_tile(h_0_ptr + row * ROW + column, real, ROW, REPEATS, WARPS)
-    input_projection_ptr += start * input_step + row * input_row * ROW + column
-    x = load_tile(input_projection_ptr, real, ROW, REPEATS, WARPS)
-    output_ptr += (start * B + row) * ROW + column
+    w = load_right(w_hh_ptr, WIDTH, REPEATS, WARPS, False)
+    h = load_tile(h_0_ptr + row * WIDTH + column, real, WIDTH, REPEATS, WARPS)
+    input_projection_ptr += start * input_step + row * input_row * WIDTH + column
+    x = load_tile(input_projection_ptr, real, WIDTH, REPEATS, WARPS)
+    output_ptr += (start * B + row) * WIDTH + column
     if hidden_ptr is not None:
         word = tile_words(start * B + row if HIDDEN_PER_STEP else row, H, REPEATS, WARPS)
         hidden = tl.load(hidden_ptr + word, mask=real, other=0)
@@ -103,8 +103,8 @@ def forward_kernel(
         gates = from_result(multiply(to_left(h), w, to_result(x.to(tl.float32)), PRECISION), REPEATS)
         ahead = row < tl.where(step + 1 < T, B, 0)
         input_projection_ptr += input_step * direction
-        x = load_tile(input_projection_ptr, ahead, ROW, REPEATS, WARPS)
-        gates = clear_padding(gates, H)
+        x = load_tile(input_projection_ptr, ahead, WIDTH, REPEATS, WARPS)
+        gates = clear_padding(gates, REAL)
         if hidden_ptr is not None:
             gates = drop_from_tile(gates, hidden)  # the cell makes 0 of 0
         word += mask_step
@@ -122,14 +122,14 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_kernel(
-    grad_output_ptr,  # (T, B, ROW): a step is grad_step rows of ROW elements after the one before, a row grad_row
-    grad_h_n_ptr,  # (B, ROW), or None
-    output_ptr,  # (T, B, ROW)
-    w_hh_ptr,  # (ROW, ROW)
+    grad_output_ptr,  # (T, B, WIDTH): a step is grad_step rows of WIDTH elements after the one before, a row grad_row
+    grad_h_n_ptr,  # (B, WIDTH), or None
+    output_ptr,  # (T, B, WIDTH)
+    w_hh_ptr,  # (WIDTH, WIDTH)
     hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
-    grad_gates_ptr,  # (T, B, ROW)
-    grad_h_0_ptr,  # (B, ROW)
+    grad_gates_ptr,  # (T, B, WIDTH)
+    grad_h_0_ptr,  # (B, WIDTH)
     T,
     B,
     grad_step,
@@ -143,29 +143,30 @@ def backward_kernel(
     REVERSE: tl.constexpr,
     PRECISION: tl.constexpr,
     H: tl.constexpr,
-    ROW: tl.constexpr,  # H, or the next multiple of 4
+    WIDTH: tl.constexpr,  # H, or the next multiple of 4
     REPEATS: tl.constexpr,
     WARPS: tl.constexpr,
 ):
     """From the step that forward took last to its first. The mask says what was dropped, never the output's value."""
     WORDS: tl.constexpr = (H + 31) // 32
     DTYPE: tl.constexpr = grad_gates_ptr.dtype.element_ty
+    REAL: tl.constexpr = H if hidden_ptr is None else WIDTH  # a mask has no bits past H
     first, direction = (0, 1) if REVERSE else (T - 1, -1)
     row, column = tile_rows(), tile_columns(REPEATS, WARPS)
-    mine = (row < B) & (column < ROW)
+    mine = (row < B) & (column < WIDTH)
     real = row < B
     start = tl.cast(first, tl.int64)
     mask_step = tl.cast(B, tl.int64) * (direction * WORDS)
-    output_step = tl.cast(B, tl.int64) * (direction * ROW)
-    grad_step = tl.cast(grad_step, tl.int64) * ROW
+    output_step = tl.cast(B, tl.int64) * (direction * WIDTH)
+    grad_step = tl.cast(grad_step, tl.int64) * WIDTH
 
-    w = load_right(w_hh_ptr, ROW, REPEATS, WARPS, True)
-    grad_output_ptr += start * grad_step + row * grad_row * ROW + column
-    at = (start * B + row) * ROW + column
-    dh = load_tile(grad_output_ptr, real, ROW, REPEATS, WARPS).to(tl.float32)
-    y = load_tile(output_ptr + at, real, ROW, REPEATS, WARPS)
+    w = load_right(w_hh_ptr, WIDTH, REPEATS, WARPS, True)
+    grad_output_ptr += start * grad_step + row * grad_row * WIDTH + column
+    at = (start * B + row) * WIDTH + column
+    dh = load_tile(grad_output_ptr, real, WIDTH, REPEATS, WARPS).to(tl.float32)
+    y = load_tile(output_ptr + at, real, WIDTH, REPEATS, WARPS)
     if grad_h_n_ptr is not None:
-        dh += load_tile(grad_h_n_ptr + row * ROW + column, real, ROW, REPEATS, WARPS).to(tl.float32)
+        dh += load_tile(grad_h_n_ptr + row * WIDTH + column, real, WIDTH, REPEATS, WARPS).to(tl.float32)
     if hidden_ptr is not None:
         word = tile_words(start * B + row if HIDDEN_PER_STEP else row, H, REPEATS, WARPS)
         hidden = tl.load(hidden_ptr + word, mask=real, other=0)
@@ -177,9 +178,9 @@ def backward_kernel(
     for step in range(T):
         ahead = row < tl.where(step + 1 < T, B, 0)
         grad_output_ptr += grad_step * direction
-        g = load_tile(grad_output_ptr, ahead, ROW, REPEATS, WARPS)
-        grad_gates = clear_padding(cell_backward(dh, y.to(tl.float32), hidden_scale, inverse_scale, CELL), H)
-        y = load_tile(output_ptr + (at + output_step), ahead, ROW, REPEATS, WARPS)
+        g = load_tile(grad_output_ptr, ahead, WIDTH, REPEATS, WARPS)
+        grad_gates = clear_padding(cell_backward(dh, y.to(tl.float32), hidden_scale, inverse_scale, CELL), REAL)
+        y = load_tile(output_ptr + (at + output_step), ahead, WIDTH, REPEATS, WARPS)
         if hidden_ptr is not None:
             grad_gates = drop_from_tile(grad_gates, hidden)
         word += mask_step
@@ -196,7 +197,7 @@ def backward_kernel(
             dh = drop_from_tile(dh * recurrent_scale, recurrent) + g.to(tl.float32)
             if RECURRENT_PER_STEP:
                 recurrent = tl.load(recurrent_ptr + word, mask=ahead, other=0)
-    tl.store(grad_h_0_ptr + row * ROW + column, dh, mask=mine)
+    tl.store(grad_h_0_ptr + row * WIDTH + column, dh, mask=mine)
 
 
 def forward(
@@ -230,16 +231,16 @@ def forward(
     """
     H, dtype = input_projection.shape[2], input_projection.dtype
     with on_device(input_projection):
-        programs, constexprs, row = _plan(input_projection, hidden, recurrent, tf32)
-        input_projection, step_stride, row_stride = _in_rows(_pad(input_projection, row))
+        programs, constexprs, width = _plan(input_projection, hidden, recurrent, tf32)
+        input_projection, step_stride, row_stride = _in_rows(padded(input_projection, width))
         T, B, _ = input_projection.shape
         output = torch.empty_like(input_projection, memory_format=torch.contiguous_format)
         hidden_bits, hidden_scale = bits_and_scale(hidden)
         recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
         forward_kernel[(programs,)](
             input_projection,
-            dense(_pad(h_0, row)),
-            dense(_pad(w_hh, row, row)),
+            dense(padded(h_0, width)),
+            dense(padded(w_hh, width, width)),
             hidden_bits,
             recurrent_bits,
             output,
@@ -254,7 +255,7 @@ def forward(
             TANH=_tanh(dtype, launch.device_of(output.device).backend),
             **constexprs,
         )
-    return _crop(output, H)
+    return cropped(output, H)
 
 
 def backward(
@@ -284,18 +285,18 @@ def backward(
     """
     H = output.shape[2]
     with on_device(output):
-        programs, constexprs, row = _plan(output, hidden, recurrent, tf32)
-        grad_output, step_stride, row_stride = _in_rows(_pad(grad_output, row))
-        output = dense(_pad(output, row))
+        programs, constexprs, width = _plan(output, hidden, recurrent, tf32)
+        grad_output, step_stride, row_stride = _in_rows(padded(grad_output, width))
+        output = dense(padded(output, width))
         T, B, _ = output.shape
-        grad_gates, grad_h_0 = torch.empty_like(output), output.new_empty(B, row)
+        grad_gates, grad_h_0 = torch.empty_like(output), output.new_empty(B, width)
         hidden_bits, hidden_scale = bits_and_scale(hidden)
         recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
         backward_kernel[(programs,)](
             grad_output,
-            None if grad_h_n is None else dense(_pad(grad_h_n, row)),
+            None if grad_h_n is None else dense(padded(grad_h_n, width)),
             output,
-            dense(_pad(w_hh, row, row)),
+            dense(padded(w_hh, width, width)),
             hidden_bits,
             recurrent_bits,
             grad_gates,
@@ -311,11 +312,11 @@ def backward(
             REVERSE=reverse,
             **constexprs,
         )
-    return _crop(grad_gates, H), _crop(grad_h_0, H)
+    return cropped(grad_gates, H), cropped(grad_h_0, H)
 
 
 def _plan(data: Tensor, hidden: MaskBits | None, recurrent: MaskBits | None, tf32: bool) -> tuple[int, dict[str, Any], int]:
-    """The grid, what both kernels are compiled for, and the elements of a row in memory."""
+    """The grid, what both kernels are compiled for, and the width of a row in memory."""
     T, B, H = data.shape
     device = launch.device_of(data.device)
     plan = plan_resident(H, B, data.dtype, device, tf32=tf32)
@@ -325,34 +326,21 @@ def _plan(data: Tensor, hidden: MaskBits | None, recurrent: MaskBits | None, tf3
         "RECURRENT_PER_STEP": is_per_step(recurrent, T * B, B, H),
         "PRECISION": precision(data.dtype, tf32, device.backend),
         "H": H,
-        "ROW": plan.row,
+        "WIDTH": plan.width,
         "REPEATS": plan.repeats,
         "WARPS": plan.warps,
         "num_warps": plan.warps,
         "num_stages": 1,
     }
-    return plan.programs, constexprs, plan.row
-
-
-def _pad(x: Tensor, row: int, rows: int | None = None) -> Tensor:
-    """x (..., H) with zeros up to (..., row), of as many rows if given; x itself where nothing is missing."""
-    missing = row - x.shape[-1]
-    if missing == 0:
-        return x
-    return pad(x, (0, missing) if rows is None else (0, missing, 0, rows - x.shape[-2]))
-
-
-def _crop(x: Tensor, H: int) -> Tensor:
-    """The first H columns, contiguous."""
-    return x if x.shape[-1] == H else x[..., :H].contiguous()
+    return plan.programs, constexprs, plan.width
 
 
 def _in_rows(x: Tensor) -> tuple[Tensor, int, int]:
-    """x (T, B, row), copied if its steps and rows are not whole rows apart, and how many rows they are apart."""
-    row = x.shape[2]
-    if (x.stride(2) != 1 and row > 1) or x.stride(0) % row or x.stride(1) % row or x.data_ptr() % 16:
+    """x (T, B, width), copied if its steps and rows are not whole rows apart, and how many rows they are apart."""
+    width = x.shape[2]
+    if (x.stride(2) != 1 and width > 1) or x.stride(0) % width or x.stride(1) % width or x.data_ptr() % 16:
         x = x.clone(memory_format=torch.contiguous_format)
-    return x, x.stride(0) // row, x.stride(1) // row
+    return x, x.stride(0) // width, x.stride(1) // width
 
 
 def _tanh(dtype: torch.dtype, backend: str) -> str:

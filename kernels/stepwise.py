@@ -48,7 +48,7 @@ def forward_kernel(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     at = row * H + column
     inside = (row < rows) & (column < H)
-    h = cell_forward(tl.load(gates_ptr + at, mask=inside, other=0.0).to(tl.float32), CELL, DTYPE)
+    h = cell_forward(tl.load(gates_ptr + at, mask=inside, other=0.0).to(tl.float32), CELL, DTYPE, "exact")
     if hidden_ptr is not None:
         h = tl.where(kept(hidden_ptr, hidden_row + row, column, H, inside), h * hidden_scale, 0.0)
     h = h.to(DTYPE)

@@ -93,9 +93,9 @@ def to_left(x):
 
 
 @triton.jit
-def load_right(w_hh_ptr, ROW: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """The right operand (columns, columns): W_hh.T, or W_hh if TRANSPOSED, of (ROW, ROW) and 0 past that. Its rows k are in the
-    order of to_left, its columns n in that of to_result: a lane of the fragment holds two neighbours, by its lane // 4."""
+def load_right(w_hh_ptr, WIDTH: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """The right operand (columns, columns): W_hh.T, or W_hh if TRANSPOSED, of (WIDTH, WIDTH) and 0 past that. Its rows k are in
+    the order of to_left, its columns n in that of to_result: a lane of the fragment holds two neighbours, by its lane // 4."""
     TILES: tl.constexpr = REPEATS * WARPS
     column = tl.arange(0, 4)[:, None, None, None, None, None, None]
     tile = tl.arange(0, TILES)[None, :, None, None, None, None, None]
@@ -106,8 +106,8 @@ def load_right(w_hh_ptr, ROW: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.con
     low = tl.arange(0, 4)[None, None, None, None, None, None, :]  # lane % 4
     k = tile * 16 + low * 4 + column
     n = (repeat * WARPS + warp) * 16 + high * 2 + neighbour
-    w_hh_ptr += k * ROW + n if TRANSPOSED else n * ROW + k
-    x = tl.load(w_hh_ptr, mask=(n < ROW) & (k < ROW), other=0.0) if ROW < TILES * 16 else tl.load(w_hh_ptr)
+    w_hh_ptr += k * WIDTH + n if TRANSPOSED else n * WIDTH + k
+    x = tl.load(w_hh_ptr, mask=(n < WIDTH) & (k < WIDTH), other=0.0) if WIDTH < TILES * 16 else tl.load(w_hh_ptr)
     if x.dtype.primitive_bitwidth == 16:
         x = tl.permute(tl.reshape(x, (2, 2, TILES, 2, REPEATS, WARPS, 8, 4)), (2, 0, 7, 1, 4, 3, 5, 6))
     else:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,11 +20,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type)
 
 
-def cast(tensors: Sequence[Tensor | None], device_type: str) -> Sequence[Any]:
-    """The tensors as autocast has them; a None stays one."""
-    if not autocasts(device_type):
-        return tensors
-    return [None if x is None else x.to(compute_dtype(x)) for x in tensors]
+def cast(x: Tensor) -> Tensor:
+    return x.to(compute_dtype(x))
 
 
 def suspended(x: Tensor) -> AbstractContextManager[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,17 @@ class Weights(NamedTuple):
     b_ih: Tensor | None
     b_hh: Tensor | None
 
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> Weights:
+        """Of two tensors or, with the biases, four."""
+        w_ih, w_hh, *biases = tensors
+        b_ih, b_hh = biases or (None, None)
+        return cls(w_ih, w_hh, b_ih, b_hh)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Weights:
+        b_ih, b_hh = (None if b is None else function(b) for b in self[2:])
+        return Weights(function(self.w_ih), function(self.w_hh), b_ih, b_hh)
+
     @property
     def bias(self) -> Tensor | None:
         """The sum of both biases, for a cell that adds both to the same."""
@@ -27,20 +39,20 @@ class Cell:
     """A kind of recurrent cell.
 
     mode: torch.nn's name of it. activation: of its new state. gates: rows of its weights, in units of the hidden size.
-    states: what it carries from step to step; the first is its output. kinds: the dropouts that act inside its recurrence.
+    states: what it carries from step to step; the first is its output. kinds: of the masks inside its recurrence.
     """
 
     mode: str
     activation: str
     gates: int
     states: tuple[str, ...]
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...] = ("hidden", "recurrent")
 
 
 CELLS = {
     cell.mode: cell
     for cell in (
-        Cell("RNN_TANH", "tanh", gates=1, states=("h",), kinds=("hidden", "recurrent")),
-        Cell("RNN_RELU", "relu", gates=1, states=("h",), kinds=("hidden", "recurrent")),
+        Cell("RNN_TANH", "tanh", gates=1, states=("h",)),
+        Cell("RNN_RELU", "relu", gates=1, states=("h",)),
     )
 }

@@ -67,16 +67,7 @@ def _by_name(strategy: str, problem: Problem) -> Choice:
     if strategy == "cpu" and problem.device.type not in ("cpu", "meta"):
         why_not = f"it computes in NumPy, and the input is on {problem.device}"
     if strategy in KERNELS:
-        why_not = kernels_unavailable() or plan.refusal(
-            strategy,
-            problem.hidden_size,
-            problem.batch,
-            problem.dtype,
-            launch.device_of(problem.device),
-            packed=problem.packed,
-            tf32=launch.allows_tf32(),
-            cell=problem.cell,
-        )
+        why_not = kernels_unavailable() or plan.refusal(strategy, **_to_plan(problem))
     if why_not:
         raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")
     return Choice(strategy, REASONS[strategy])
@@ -87,16 +78,15 @@ def _on_cuda(problem: Problem) -> Choice:
     if why_not:
         _warn_once(why_not)
         return Choice("reference", f"the kernels cannot run: {REASONS['reference']}", rejected=dict.fromkeys(KERNELS, why_not))
-    found = plan.choose(
-        problem.hidden_size,
-        problem.batch,
-        problem.dtype,
-        launch.device_of(problem.device),
-        packed=problem.packed,
-        tf32=launch.allows_tf32(),
-        cell=problem.cell,
-    )
+    found = plan.choose(**_to_plan(problem))
     return Choice(found.strategy, found.reason, found.plan, dict(found.rejected))
+
+
+def _to_plan(problem: Problem) -> dict[str, Any]:
+    """The problem in the words of the kernels."""
+    device, tf32 = launch.device_of(problem.device), launch.allows_tf32()
+    shape = dict(H=problem.hidden_size, B=problem.batch, dtype=problem.dtype, packed=problem.packed, cell=problem.cell)
+    return shape | dict(device=device, tf32=tf32)
 
 
 @cache

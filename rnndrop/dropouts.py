@@ -1,16 +1,20 @@
-"""The dropouts of a module: rates, scopes, and the questions that decide what has to run."""
+"""The dropouts of a module: rates, scopes, and the questions that decide what has to run.
+
+A new one is a field of :class:`Dropouts`, its place in RATES, an option and an attribute, all here; then a line where it acts.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from .mask import check_probability
 
 MaskScope = Literal["step", "sequence"]
 MASK_SCOPES: tuple[MaskScope, ...] = ("step", "sequence")
-INSIDE = ("hidden_dropout", "recurrent_dropout")  # the recurrence
+RATES = {"between": "dropout", "hidden": "hidden_dropout", "recurrent": "recurrent_dropout"}  # by kind of mask
+INSIDE = ("hidden", "recurrent")  # the recurrence
 
 
 @dataclass(frozen=True)
@@ -27,26 +31,52 @@ class Dropouts:
     mask_scope: MaskScope = "step"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name != "mask_scope":
-                object.__setattr__(self, field.name, check_probability(field.name, getattr(self, field.name)))
+        for name in RATES.values():
+            object.__setattr__(self, name, check_probability(name, getattr(self, name)))
         check_choice("mask_scope", self.mask_scope, MASK_SCOPES)
 
-    def replace(self, name: str, value: Any) -> Dropouts:
-        return dataclasses.replace(self, **{name: value})
+    def rate(self, kind: str) -> float:
+        return getattr(self, RATES[kind])
+
+    def per_step(self, kind: str) -> bool:
+        """Whether each step of a sequence has a mask of its own."""
+        return kind == "between" or self.mask_scope == "step"
 
     @property
     def inside(self) -> bool:
         """Whether anything is dropped inside the recurrence."""
-        return any(getattr(self, name) for name in INSIDE)
+        return any(self.rate(kind) for kind in INSIDE)
 
     def outside(self, num_layers: int) -> bool:
         """Whether anything is dropped outside the recurrence of a module of so many layers."""
         return bool(self.dropout) and num_layers > 1
 
+    def replace(self, name: str, value: Any) -> Dropouts:
+        return dataclasses.replace(self, **{name: value})
+
     def changed(self) -> dict[str, Any]:
         """What is not as by default, for a module's repr."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+
+class StateOptions(TypedDict, total=False):
+    """The arguments of a cell, whose dropouts act on states."""
+
+    hidden_dropout: float
+    recurrent_dropout: float
+
+
+class RecurrenceOptions(StateOptions, total=False):
+    """The arguments of a layer, with the dropouts inside its recurrence."""
+
+    mask_scope: MaskScope
+
+
+def checked_options(function: str, options: Any, allowed: Any) -> Dropouts:
+    """Those of a call's keyword arguments. TypeError, naming the function, where one is not among the `allowed` options."""
+    for name in options.keys() - allowed.__optional_keys__:
+        raise TypeError(f"{function} got an unexpected keyword argument {name!r}")
+    return Dropouts(**options)
 
 
 def owned(name: str) -> Any:
@@ -59,6 +89,21 @@ def owned(name: str) -> Any:
         module._dropouts = module._dropouts.replace(name, value)
 
     return property(get, set)
+
+
+class StateAttributes:
+    """What a cell shows of its dropouts."""
+
+    _dropouts: Dropouts
+    hidden_dropout = owned("hidden_dropout")
+    recurrent_dropout = owned("recurrent_dropout")
+
+
+class Attributes(StateAttributes):
+    """What a module of layers shows of its dropouts."""
+
+    dropout = owned("dropout")
+    mask_scope = owned("mask_scope")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

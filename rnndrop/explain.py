@@ -59,8 +59,7 @@ def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
 
 
 def from_choice(choice: Choice) -> Explanation:
-    plan = choice.plan
-    facts = plan._asdict() if plan else {}
+    facts = choice.plan._asdict() if choice.plan else {}
     on_chip = facts.get("weight", 0) + facts.get("shared", 0)
     tiles = {name: value for name, value in facts.items() if name not in ("weight", "shared", "reason")}
     return Explanation(choice.strategy, choice.reason, tiles, on_chip, choice.rejected)

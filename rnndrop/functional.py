@@ -7,12 +7,13 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from . import dispatch
-from .autocast import cast
+from .autocast import autocasts, cast
 from .cell import CELLS, Weights
 from .checks import check_dtype, check_length, check_tensors
-from .dropouts import Dropouts, MaskScope, check_choice
+from .dropouts import RecurrenceOptions, check_choice, checked_options
 from .layer import Masks, recurrent_layer, resolved, seed_tensor
 from .mask import check_probability, check_seed, stream
 from .ops import tanh_dropout as tanh_dropout_operator
@@ -84,14 +85,12 @@ def rnn_layer(
     b_hh: Tensor | None = None,
     *,
     nonlinearity: Nonlinearity = "tanh",
-    hidden_dropout: float = 0.0,
-    recurrent_dropout: float = 0.0,
-    mask_scope: MaskScope = "step",
     seed: int | Tensor | None = None,
     layer: int = 0,
     direction: int = 0,
     strategy: dispatch.StrategyName = "auto",
     batch_sizes: Sequence[int] | Tensor | None = None,
+    **dropouts: Unpack[RecurrenceOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""One Elman layer in one direction, with dropout inside the recurrence.
 
@@ -104,15 +103,15 @@ def rnn_layer(
         w_ih, w_hh: (H, I) and (H, H).
         b_ih, b_hh: (H) or ``None``.
         nonlinearity: f, ``"tanh"`` or ``"relu"``. Default: ``"tanh"``
-        hidden_dropout: probability of an element of h_t to be zeroed, for the output and the next step. Default: 0
-        recurrent_dropout: probability of an element of h_{t-1} to be zeroed where it enters W_hh. Default: 0
-        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all (Gal and Ghahramani
-            2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``"step"``
         seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of the input's device.
         layer, direction: numbers that the masks depend on. Direction 1 runs from the last step to the first.
         strategy: ``"cpu"``, ``"resident"``, ``"cooperative"`` or ``"stepwise"`` (Triton kernels), ``"reference"`` (the plain
             loop) or ``"auto"``, by device, shape and dtype. Default: ``"auto"``
         batch_sizes: the rows of each step of packed data, never increasing; ints or an int64 tensor.
+        hidden_dropout: probability of an element of h_t to be zeroed, for the output and the next step. Default: 0
+        recurrent_dropout: probability of an element of h_{t-1} to be zeroed where it enters W_hh. Default: 0
+        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all (Gal and Ghahramani
+            2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``"step"``
 
     Returns:
         output, (T, B, H) or (N, H), and h_n, (B, H), of the input's dtype: float32, float64, bfloat16 or float16.
@@ -124,20 +123,22 @@ def rnn_layer(
         TypeError: a seed that is neither an int nor an int64 tensor.
     """
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-    dropouts = Dropouts(hidden_dropout=hidden_dropout, recurrent_dropout=recurrent_dropout, mask_scope=mask_scope)
+    dropping = checked_options("rnn_layer()", dropouts, RecurrenceOptions)
     check_choice("strategy", strategy, dispatch.STRATEGIES)
     stream("hidden", layer, direction)
     if seed is not None:
         check_seed(seed)
-    input, h_0, *weights = cast([input, h_0, w_ih, w_hh, b_ih, b_hh], input.device.type)
+    weights = Weights(w_ih, w_hh, b_ih, b_hh)
+    if autocasts(input.device.type):
+        input, h_0, weights = cast(input), cast(h_0), weights.map(cast)
     cell, steps = CELLS[f"RNN_{nonlinearity.upper()}"], _steps(input, batch_sizes, bool(direction))
-    check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], Weights(*weights), cell)
+    check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], weights, cell)
     check_dtype("rnn_layer", input)
-    chosen, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
-    if dropouts.inside:
-        form = dispatch.mask_form(chosen, input.device)
+    runs, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
+    if dropping.inside:
+        form = dispatch.mask_form(runs, input.device)
         masks = Masks(seed_tensor(seed, input.device), steps, form, layer, direction)
-    output, last = recurrent_layer(input, [h_0], Weights(*weights), dropouts, masks, steps, cell, chosen)
+    output, last = recurrent_layer(input, [h_0], weights, dropping, masks, steps, cell, runs)
     return output, last[0]
 
 

@@ -33,9 +33,10 @@ class Masks(NamedTuple):
     direction: int = 0
     order: Tensor | None = None
 
-    def make(self, kind: str, p: float, rows: int, columns: int, per_step: bool = True) -> Mask:
-        """The mask (N, ...) of N = `rows` rows `per_step`, else (B, ...)."""
-        where = stream(kind, self.layer, self.direction)
+    def make(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
+        """The mask (N, ...) of N = `rows` rows where it is per step, else (B, ...)."""
+        p, where = dropouts.rate(kind), stream(kind, self.layer, self.direction)
+        per_step = dropouts.per_step(kind)
         keep = sequence_mask(self.seed, columns, p, where, self.form, per_step, self.steps, self.order, rows)
         return Mask(keep, scale(p))
 
@@ -61,16 +62,31 @@ def recurrent_layer(
     Returns:
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
-    columns, rows = states[0].shape[1], math.prod(input.shape[:-1])  # Size.numel() fixes a symbolic size
-    per_step, made = dropouts.mask_scope == "step", {}
-    for kind in cell.kinds:
-        p = getattr(dropouts, f"{kind}_dropout")
-        if p and masks is not None:
-            made[kind] = masks.make(kind, p, rows, columns, per_step)
+    columns = states[0].shape[1]
+    made = _inside(dropouts, masks, cell, math.prod(input.shape[:-1]), columns)
     if strategy == "reference" and computes_now(input):
-        as_bool = {kind: Mask(unpacked(mask.keep, columns), mask.scale) for kind, mask in made.items()}
-        return reference.layer(input, states, weights, as_bool, steps, cell)
+        by_element = {kind: unpacked(mask, columns) for kind, mask in made.items()}
+        if steps.count == 1:
+            new = reference.STEP[cell.mode](input.flatten(0, -2), tuple(states), weights, by_element, cell.activation)
+            return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
+        return reference.layer(input, states, weights, by_element, steps, cell)
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
+
+
+def recurrent_step(
+    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: Masks, cell: Cell
+) -> Sequence[Tensor]:
+    """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each."""
+    batch, columns = states[0].shape
+    by_element = {k: unpacked(mask, columns) for k, mask in _inside(dropouts, masks, cell, batch, columns).items()}
+    return reference.STEP[cell.mode](x, tuple(states), weights, by_element, cell.activation)
+
+
+def _inside(dropouts: Dropouts, masks: Masks | None, cell: Cell, rows: int, columns: int) -> dict[str, Mask]:
+    """The masks inside the recurrence of a cell, by kind."""
+    if masks is None:
+        return {}
+    return {kind: masks.make(kind, dropouts, rows, columns) for kind in cell.kinds if dropouts.rate(kind)}
 
 
 def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell) -> str:
@@ -86,11 +102,11 @@ def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cel
     return dispatch.choose(strategy, problem).strategy
 
 
-def dropout_between(x: Tensor, p: float, masks: Masks, directions: int) -> Tensor:
+def dropout_between(x: Tensor, dropouts: Dropouts, masks: Masks, directions: int) -> Tensor:
     """The dropout of a layer's output, (T, B, D*H) or packed (N, D*H), before the next; a mask a direction."""
     parts, columns = [], x.shape[-1] // directions
     for direction, part in enumerate(x.reshape(-1, x.shape[-1]).chunk(directions, 1)):
-        mask = masks._replace(direction=direction).make("between", p, part.shape[0], columns)
+        mask = masks._replace(direction=direction).make("between", dropouts, part.shape[0], columns)
         parts.append(dropout_operator.dropout(part, mask))
     return (parts[0] if directions == 1 else torch.cat(parts, 1)).view(x.shape)
 
@@ -102,6 +118,6 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
     seed = check_seed(seed)
     if isinstance(seed, Tensor):
         return seed if seed.shape == (1,) and seed.device == device else seed.reshape(1).to(device)
-    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+    if not torch.compiler.is_compiling() and not -(2**63) <= seed < 2**63:  # the compiler has 64 bits for an int
         seed = (seed + 2**63) % 2**64 - 2**63
     return torch.full((1,), seed, dtype=torch.int64, device=device)

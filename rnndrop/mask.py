@@ -103,12 +103,12 @@ def packed(keep: Tensor) -> Tensor:
     return torch.from_numpy(bits.view("<i4").astype(np.int32, copy=False))
 
 
-def unpacked(keep: Tensor, columns: int) -> Tensor:
-    """A mask of bytes or of bits as bool, (rows, columns)."""
-    if keep.dtype == torch.int8:
-        return keep != 0
-    bit = torch.arange(32, dtype=torch.int32, device=keep.device)
-    return (keep[:, :, None] >> bit & 1).bool().flatten(1)[:, :columns]
+def unpacked(mask: Mask, columns: int) -> Mask:
+    """A mask of bytes as it is, one of bits as bool, (rows, columns)."""
+    if mask.keep.dtype != torch.int32:
+        return mask
+    bit = torch.arange(32, dtype=torch.int32, device=mask.keep.device)
+    return Mask((mask.keep.unsqueeze(2) >> bit & 1).bool().flatten(1).narrow(1, 0, columns), mask.scale)
 
 
 def dropout_mask(
@@ -176,7 +176,8 @@ class _Thread(threading.local):
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
-        self.state: Any = {**self.philox.state, "buffer_pos": 4}  # nothing is left in the buffer
+        self.state = self.philox.state
+        self.state["buffer_pos"] = 4  # nothing is left in the buffer
         self.counter, self.key = self.state["state"]["counter"], self.state["state"]["key"]
         self.counter[:] = 0
 

@@ -20,17 +20,18 @@ Masks = Mapping[str, Mask]
 
 
 def dropout(x: Tensor, mask: Mask | None, activation: str = "identity") -> Tensor:
-    """dropout(f(x)): 0 where the mask, of bool, does not keep, and elsewhere f(x) times the mask's scale."""
+    """dropout(f(x)): 0 where the mask, an element each, is 0 or False, and elsewhere f(x) times the mask's scale."""
     if mask is None:
         return ACTIVATIONS[activation](x)
     # f(0) = 0: to drop before f is to drop after it, and no NaN meets a 0 in the gradient.
-    return ACTIVATIONS[activation](x.masked_fill(~mask.keep, 0)) * mask.scale
+    return ACTIVATIONS[activation](x.masked_fill(mask.keep == 0, 0)) * mask.scale
 
 
 def tanh_dropout_gradient(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     """The gradient of x, from y = dropout(tanh(x)), which leads to x where this is to be differentiated itself."""
-    slope = mask.scale - y * y / (mask.scale or 1)  # scale * (1 - f**2)
-    return (grad_y * slope).masked_fill(~mask.keep, 0)
+    scale = min(mask.scale, torch.finfo(y.dtype).max)  # of one p, 1 - 2**-16, in float16
+    slope = torch.addcmul(y.new_full((), scale), y, y, value=-1 / scale if scale else 0.0)  # scale * (1 - f**2)
+    return (grad_y * slope).masked_fill(mask.keep == 0, 0)
 
 
 def rnn_step(x: Tensor, states: States, weights: Weights, masks: Masks, activation: str) -> States:
@@ -52,7 +53,7 @@ def layer(
         input: (T, B, I), or (N, I) of packed data.
         states: (B, H) each, at the beginning.
         weights: those of the layer.
-        masks: by kind, bool, of the rows of all steps (N, H) or of the sequences (B, H).
+        masks: by kind, an element each, of the rows of all steps (N, H) or of the sequences (B, H).
         steps: where the rows are.
         cell: what runs at each step.
 

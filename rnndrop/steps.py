@@ -72,7 +72,7 @@ class Steps:
     @cached_property
     def ranges(self) -> list[tuple[int, int]]:
         """The first row of each step and the row after its last."""
-        ranges = [(row, row + size) for start, steps, size in self.runs for row in range(start, start + steps * size, size)]
+        ranges = [(start + i * size, start + (i + 1) * size) for start, steps, size in self.runs for i in range(steps)]
         return ranges[::-1] if self.reverse else ranges
 
     def split(self, x: Tensor) -> list[Tensor]:

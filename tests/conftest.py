@@ -2,8 +2,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.stand_ins import cuda, fake_cuda, forgetful  # noqa: F401
+
+# The examples are the same in every run.
+settings.register_profile("stable", deadline=None, derandomize=True, database=None)
+settings.load_profile("stable")
 
 # PyTorch's own test inputs come from a module that, imported, forbids the whole process to set a flag; other tests do.
 torch.backends.disable_global_flags = lambda: None

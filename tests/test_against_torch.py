@@ -6,9 +6,8 @@ from torch import nn
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import rnndrop
-from tests.helpers import assert_near, exact_mask, gradients
-
-STEPS, BATCH, INPUTS, COLUMNS = 5, 3, 4, 17
+from tests.helpers import BATCH, COLUMNS, INPUTS, STEPS, assert_near, gradients
+from tests.oracle import mask as exact_mask
 
 
 class SameMask(nn.Module):

@@ -30,7 +30,7 @@ def test_tiles(explained):
     """Under the names and with the values of the plan."""
     found, expected = explained(7, 40, 4), plan.plan_resident(128, 40, torch.float32, launch.A100)
     assert found.strategy == "resident" and found.rejected == {}
-    assert found.tiles == dict(rows=16, row=128, columns=128, repeats=1, warps=8, programs=3)
+    assert found.tiles == dict(rows=16, width=128, columns=128, repeats=1, warps=8, programs=3)
     assert found.on_chip_bytes == expected.weight + expected.shared
     text = str(found).splitlines()
     assert text[0] == "resident: W_hh stays on one multiprocessor for all steps, in one launch"
@@ -41,7 +41,9 @@ def test_tiles(explained):
 def test_tiles_of_cooperative(explained):
     found, expected = explained(7, 40, 4, hidden_size=1024), plan.plan_cooperative(1024, 40, torch.float32, launch.A100)
     assert found.strategy == "cooperative" and list(found.rejected) == ["resident"]
-    assert found.tiles == {name: getattr(expected, name) for name in ("slice", "rows", "chunk", "warps", "slices", "groups")}
+    assert found.tiles == {
+        name: getattr(expected, name) for name in ("slice", "rows", "width", "chunk", "warps", "slices", "groups")
+    }
     assert found.on_chip_bytes == expected.shared
     assert str(found).splitlines()[-1] == f"    not resident: {found.rejected['resident']}"
 

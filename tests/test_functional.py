@@ -1,32 +1,26 @@
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from rnndrop import functional
-from tests.helpers import STRATEGIES, assert_near, exact_mask, keep, make_layer
+from tests.helpers import STRATEGIES, assert_equal, assert_near, draws_nothing, keep, make_layer
+from tests.oracle import tanh_dropout as tanh_dropout_by_hand
 from tests.tolerances import POINTWISE, POINTWISE_GRADIENT
 
 NAN, INF = float("nan"), float("inf")
 
 
-def tanh_dropout_by_hand(x, p, seed):
-    rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
-    return (torch.tanh(rows.double()) * exact_mask(seed, *rows.shape, p)).view(x.shape)
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 33), (2, 3, 17), (2, 2, 2, 2), (3000, 50)], ids=str)
-@pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("p", [0.0, 1 / 65536, 0.25, 32769 / 65536, 1 - 2**-16, 1.0])
 def test_tanh_dropout(strategy, dtype, shape, p):
     x = torch.randn(shape).to(dtype).requires_grad_()
     y = functional.tanh_dropout(x, p, seed=5, strategy=strategy)
     exact = x.detach().double().requires_grad_()
     expected = tanh_dropout_by_hand(exact, p, 5)
-    grad = torch.randn(shape).to(dtype)
+    grad = (torch.rand(shape) - 0.5).to(dtype)
     (dx,) = torch.autograd.grad(y, x, grad)
     (expected_dx,) = torch.autograd.grad(expected, exact, grad.double())
     assert y.dtype == dx.dtype == dtype and y.shape == dx.shape == shape
@@ -36,6 +30,14 @@ def test_tanh_dropout(strategy, dtype, shape, p):
     torch.testing.assert_close(dx.double(), expected_dx, rtol=0, atol=size * 2 * POINTWISE_GRADIENT[dtype])
     kept = expected.detach() != 0
     assert torch.equal(y != 0, kept) and (dx[~kept] == 0).all()
+
+
+def test_auto_is_the_cpu():
+    """To the last bit, so it need not be tested twice."""
+    x = torch.randn(30, 50, requires_grad=True)
+    pair = [functional.tanh_dropout(x, 0.4, seed=5, strategy=strategy) for strategy in ("auto", "cpu")]
+    assert_equal(*pair)
+    assert_equal(*[torch.autograd.grad(y.square().sum(), x)[0] for y in pair])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -84,9 +86,8 @@ def test_tanh_dropout_of_nothing(strategy, shape):
 
 @pytest.mark.parametrize("options", [dict(p=0.0), dict(p=0.5, training=False), dict(p=1, training=False)])
 def test_without_dropout_it_is_tanh_and_draws_nothing(options):
-    x, state = torch.randn(3, 5), torch.get_rng_state()
-    assert torch.equal(functional.tanh_dropout(x, **options), torch.tanh(x))
-    assert torch.equal(torch.get_rng_state(), state)
+    x = torch.randn(3, 5)
+    assert torch.equal(draws_nothing(lambda: functional.tanh_dropout(x, **options)), torch.tanh(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
@@ -95,6 +96,17 @@ def test_integers_become_floats_as_for_torch_tanh(dtype):
     y = functional.tanh_dropout(x, 0.5, seed=1)
     assert y.dtype == torch.tanh(x).dtype
     assert_near(y, tanh_dropout_by_hand(x, 0.5, 1))
+
+
+def test_integers_become_floats_of_the_default_dtype():
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            y = functional.tanh_dropout(torch.arange(12).view(3, 4), 0.5, seed=1)
+            assert y.dtype == torch.tanh(torch.arange(12)).dtype == dtype
+    finally:
+        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -107,13 +119,9 @@ def test_the_same_mask_in_every_dtype(strategy):
 def refuses(error, words, function, **changed):
     """The call raises, and has drawn nothing."""
     leaves = make_layer()
-    arguments = {"x": leaves["x"], "p": 0.5} if function is functional.tanh_dropout else {"hidden_dropout": 0.5, **leaves}
-    if function is functional.rnn_layer:
-        arguments["input"] = arguments.pop("x")
-    state = torch.get_rng_state()
+    arguments = {"x": leaves["input"], "p": 0.5} if function is functional.tanh_dropout else {"hidden_dropout": 0.5, **leaves}
     with pytest.raises(error, match=words):
-        function(**{**arguments, **changed})
-    assert torch.equal(torch.get_rng_state(), state)
+        draws_nothing(lambda: function(**{**arguments, **changed}))
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, NAN, INF, True, None, "0.2"])
@@ -123,7 +131,7 @@ def test_bad_probability(name, p):
     refuses(ValueError, f"^{name} should be a number in range .* got {re.escape(repr(p))}$", function, **{name: p})
 
 
-CHOICES = dict(nonlinearity="'tanh' or 'relu'", mask_scope="'step' or 'sequence'", strategy="'auto', 'torch'")
+CHOICES = dict(nonlinearity="'tanh' or 'relu'", mask_scope="'step' or 'sequence'", strategy="'auto', 'cpu'")
 
 
 @pytest.mark.parametrize("value", ["other", None, 1])
@@ -156,17 +164,18 @@ def shaped(*shape, dtype=torch.float64):
         (dict(input=shaped(5, 3, 4), batch_sizes=[3, 2]), "input must have 2 dimensions, got 3"),
         (dict(input=shaped(0, 3, 4)), "sequence length to be larger than 0"),
         (dict(input=shaped(5, 3, 9)), "Expected w_ih size"),
-        (dict(h0=shaped(4, 17)), "Expected h0 size"),
-        (dict(h0=shaped(3, 18)), "Expected h0 size"),
-        (dict(h0=shaped(1, 3, 17)), "Expected h0 size"),
-        (dict(w_hh=shaped(17, 16)), "Expected w_hh size"),
+        (dict(h_0=shaped(4, 17)), "Expected h_0 size"),
+        (dict(h_0=shaped(3, 18)), "Expected h_0 size"),
+        (dict(h_0=shaped(1, 3, 17)), "Expected h_0 size"),
+        (dict(w_hh=shaped(16, 17)), "Expected w_hh size"),
+        (dict(w_hh=shaped(17, 16)), "Expected h_0 size"),
         (dict(b_ih=shaped(16)), "Expected b_ih size"),
         (dict(b_hh=shaped(17, 1)), "Expected b_hh size"),
         (dict(input=shaped(6, 4), batch_sizes=[3, 2]), "batch_sizes should be positive"),
         (dict(input=shaped(6, 4), batch_sizes=[3, 1, 2]), "batch_sizes should be positive"),
         (dict(input=shaped(6, 4), batch_sizes=[3, 3, 0]), "batch_sizes should be positive"),
         (dict(input=shaped(6, 4), batch_sizes=[]), "batch_sizes should be positive"),
-        (dict(h0=shaped(3, 17, dtype=torch.float32)), "same dtype"),
+        (dict(h_0=shaped(3, 17, dtype=torch.float32)), "same dtype"),
         (dict(w_hh=shaped(17, 17).to("meta")), "same device"),
     ],
 )
@@ -184,16 +193,23 @@ def test_bad_numbers(layer, direction):
 
 def test_dtypes_that_torch_refuses_are_refused():
     leaves = {name: leaf.detach().to(torch.int64) for name, leaf in make_layer().items()}
-    refuses(NotImplementedError, "not implemented for", functional.rnn_layer, input=leaves.pop("x"), **leaves)
+    refuses(NotImplementedError, "not implemented for", functional.rnn_layer, **leaves)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.4])
-def test_a_batch_of_no_sequences(p):
-    leaves = make_layer(batch=0)
-    output, h_n = functional.rnn_layer(*leaves.values(), hidden_dropout=p, recurrent_dropout=p, seed=1)
-    assert output.shape == (5, 0, 17) and h_n.shape == (0, 17)
-    grads = torch.autograd.grad(output.sum() + h_n.sum(), list(leaves.values()))
-    assert all((g == 0).all() and g.shape == leaf.shape for g, leaf in zip(grads, leaves.values(), strict=True))
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("p", [{}, dict(hidden_dropout=0.0, recurrent_dropout=0.0)])
+def test_a_layer_without_rates_draws_nothing(strategy, p):
+    """A seed changes nothing, either."""
+    leaves = make_layer()
+    output, h_n = draws_nothing(lambda: functional.rnn_layer(**leaves, strategy=strategy, **p))
+    assert_equal(functional.rnn_layer(**leaves, strategy=strategy, seed=3, **p), (output, h_n))
+    assert (output != 0).all()
+
+
+@pytest.mark.parametrize("function", [functional.tanh_dropout, functional.rnn_layer], ids=lambda f: f.__name__)
+def test_a_bad_seed_where_it_would_be_ignored(function):
+    rates = {"training": False} if function is functional.tanh_dropout else {"hidden_dropout": 0.0}
+    refuses(TypeError, "^seed should be", function, seed=1.5, **rates)
 
 
 @pytest.mark.parametrize("scope", ["step", "sequence"])
@@ -211,32 +227,3 @@ def test_int_and_tensor_seeds(scope, seed):
 
 def test_a_complex_input_is_refused():
     refuses(NotImplementedError, "complex64", functional.tanh_dropout, x=torch.randn(3, 4, dtype=torch.complex64))
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_batch_of_nobody(strategy):
-    leaves = make_layer(batch=0)
-    leaves["input"] = leaves.pop("x")
-    output, h_n = functional.rnn_layer(**leaves, hidden_dropout=0.5, recurrent_dropout=0.5, seed=1, strategy=strategy)
-    assert output.shape[1] == h_n.shape[0] == 0
-    (gradient,) = torch.autograd.grad(output.sum(), leaves["input"], create_graph=True)
-    assert gradient.shape == leaves["input"].shape
-
-
-WITHOUT_TRITON = """
-import sys
-sys.modules["triton"] = None
-import torch, rnndrop
-tensors = [torch.randn(shape) for shape in [(2, 3, 4), (3, 5), (5, 4), (5, 5)]]
-for strategy in ("resident", "cooperative", "stepwise"):
-    try:
-        rnndrop.functional.rnn_layer(*tensors, hidden_dropout=0.5, strategy=strategy)
-    except ValueError as error:
-        assert f"strategy {strategy!r} cannot run: " in str(error) and "triton" in str(error)
-    else:
-        raise AssertionError
-"""
-
-
-def test_a_kernel_asked_for_where_there_is_no_triton_says_so():
-    subprocess.run([sys.executable, "-c", WITHOUT_TRITON], check=True)

@@ -8,14 +8,9 @@ import pytest
 import torch
 
 from rnndrop import dropout_mask, mask
-from tests.helpers import (
-    assert_binomial,
-    keep,
-    keep_by_definition,
-    philox4x64,
-    threshold_of,
-    words_of_row,
-)
+from tests import stream
+from tests.helpers import assert_binomial, keep, threads
+from tests.stream import philox4x64, threshold_of
 
 ONES = 2**64 - 1
 # Random123, tests/kat_vectors, "philox4x64 10": counter, key, result. The third holds digits of pi.
@@ -41,7 +36,7 @@ def test_published_vectors(counter, key, result):
 @pytest.mark.parametrize("seed", [0, 1, 42, -1, 2**63 - 1, -(2**63)])
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 16), (5, 17), (4, 33), (2, 100)])
 def test_every_bit_of_the_definition(seed, rows, columns):
-    for kind, layer, direction, site in [
+    for kind, layer, direction, number in [
         ("hidden", 0, 0, 0),
         ("hidden", 0, 1, 1),
         ("recurrent", 0, 0, 1 << 32),
@@ -49,13 +44,16 @@ def test_every_bit_of_the_definition(seed, rows, columns):
         ("recurrent", 2**31 - 1, 1, 1 << 32 | 0xFFFFFFFF),
     ]:
         actual = keep(seed, rows, columns, 0.3, kind=kind, layer=layer, direction=direction)
-        assert torch.equal(actual, keep_by_definition(seed, rows, columns, 0.3, site))
+        assert torch.equal(actual, stream.keep(seed, rows, columns, threshold_of(0.3), number))
+        assert mask.stream(kind, layer, direction) == number == stream.stream_of(kind, layer, direction)
 
 
-@pytest.mark.parametrize("p", [0.0, 1e-300, 1 / 65536, 1.5 / 65536, 0.2, 1 / 3, 0.5, 0.999, 65535 / 65536, BELOW_ONE, 1.0])
+@pytest.mark.parametrize(
+    "p", [0.0, 1e-300, 1 / 65536, 1.5 / 65536, 0.2, 1 / 3, 0.5, 32769 / 65536, 0.999, 65535 / 65536, BELOW_ONE, 1.0]
+)
 def test_every_kind_of_p(p):
     scale = 65536 / (65536 - threshold_of(p)) if p < 1 else 0.0
-    expected = keep_by_definition(7, 40, 35, p, 0) * scale
+    expected = stream.keep(7, 40, 35, threshold_of(p), 0) * scale
     assert torch.equal(dropout_mask(7, 40, 35, p), expected.to(torch.get_default_dtype()))
 
 
@@ -78,7 +76,7 @@ def test_all_steps_of_p():
 
 
 def test_a_word_at_the_threshold_is_kept():
-    for column, word in enumerate(words_of_row(99, 0, 0, 16)):
+    for column, word in enumerate(stream.words_of_row(99, 0, 0, 16)):
         assert dropout_mask(99, 1, 16, word / 65536)[0, column] != 0
         assert dropout_mask(99, 1, 16, (word + 1) / 65536)[0, column] == 0
 
@@ -122,13 +120,10 @@ def test_large_masks(rows, columns):
 
 
 def test_threads_change_nothing():
-    before, drawn = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
+    drawn = []
+    for number in (1, 2, 3, 7):
+        with threads(number):
             drawn.append(dropout_mask(1, 2001, 515, 0.3))
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(drawn[0], other) for other in drawn[1:])
 
 
@@ -142,17 +137,35 @@ def test_many_threads_at_once():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_fork():
     """A child of a process that has drawn with its threads draws too, instead of waiting for threads it has not got."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        expected = mask.keep_bytes(8, 1000, 400, 0.5, 0).numpy().tobytes()
+    draw = lambda: mask.keep_bytes(8, 2000, 400, 32768, 0).numpy().tobytes()  # noqa: E731
+    with threads(2):
+        mask._pool.cache_clear()
+        expected = draw()
+        assert mask._pool.cache_info().currsize == 1, "too few rows for the threads"
         child = os.fork()
         if child == 0:
             signal.alarm(30)
-            os._exit(mask.keep_bytes(8, 1000, 400, 0.5, 0).numpy().tobytes() != expected)
+            os._exit(draw() != expected)
         assert os.waitpid(child, 0)[1] == 0
-    finally:
-        torch.set_num_threads(before)
+
+
+def test_bytes_are_0_or_all_ones():
+    """They are applied by a bitwise and."""
+    for p in (0.3, 1.0):
+        made = mask.keep_bytes(3, 30, 40, threshold_of(p), 5)
+        assert made.dtype == torch.int8
+        assert torch.equal(made, -stream.keep(3, 30, 40, threshold_of(p), 5).to(torch.int8))
+
+
+@pytest.mark.parametrize("columns", [1, 8, 31, 32, 33, 64, 100])
+def test_bits(columns):
+    kept = keep(3, 7, columns, 0.5)
+    words = mask.packed(-kept.to(torch.int8))
+    assert torch.equal(words, stream.pack(kept)) and torch.equal(stream.unpack(words, columns), kept)
+    back, scale = mask.unpacked(mask.Mask(words, 2.0), columns)
+    assert back.dtype == torch.bool and torch.equal(back, kept) and scale == 2.0
+    by_byte = mask.Mask(-kept.to(torch.int8), 2.0)
+    assert mask.unpacked(by_byte, columns) is by_byte
 
 
 # Rates and independence. The counts are binomial if the stream is what it claims to be.

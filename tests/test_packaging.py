@@ -1,5 +1,6 @@
 """What is built, what is installed, and what an import needs."""
 
+import ast
 import importlib.util
 import os
 import shutil
@@ -51,21 +52,23 @@ def python(code, installed):
 def test_the_wheel(built):
     names = zipfile.ZipFile(built["wheel"]).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"rnndrop"}, "no top-level kernels, no tests"
-    modules = [f"rnndrop/{path.name}" for path in (ROOT / "rnndrop").glob("*.py")]
+    python = (path.relative_to(ROOT) for path in (ROOT / "rnndrop").rglob("*.py"))
+    modules = [str(path) for path in python if path.parts[1] != "kernels"]
     assert {*modules, "rnndrop/py.typed", *(f"rnndrop/kernels/{name}" for name in KERNELS)} <= set(names)
     assert len(names) == len(set(names)) and not [name for name in names if "__pycache__" in name]
     metadata = next(name for name in names if name.endswith("/METADATA"))
     lines = zipfile.ZipFile(built["wheel"]).read(metadata).decode().splitlines()
     assert "Name: rnndrop" in lines and f"Version: {rnndrop.__version__}" in lines
     needs = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    assert {need.split()[1].split(">")[0] for need in needs} == {"torch", "numpy"}
+    assert {need.split()[1].split(">")[0] for need in needs} == {"torch", "numpy", "typing-extensions"}
 
 
 def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     with tarfile.open(built["sdist"]) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
         archive.extractall(tmp_path, filter="data")
-    assert {"setup.py", "pyproject.toml", "rnndrop/py.typed", "kernels/__init__.py", "tests/test_packaging.py"} <= set(names)
+    expected = {"setup.py", "pyproject.toml", "rnndrop/py.typed", "kernels/__init__.py"}
+    assert expected | {"tests/test_packaging.py", "tests/recorded/version_0_1.npz"} <= set(names)
     (source,) = tmp_path.iterdir()
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, source, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
@@ -106,8 +109,8 @@ def test_the_import_leaves_triton_and_matplotlib_alone(installed):
     """torch itself may import Triton; this package adds nothing that a bare torch has not got."""
     code = "import sys, torch; before = set(sys.modules); import rnndrop; print(sorted(set(sys.modules) - before))"
     added = run(sys.executable, "-c", code, cwd=installed.parent, PYTHONPATH=str(installed))
-    assert "'rnndrop.rnn'" in added
-    for name in ("triton", "matplotlib", "tqdm", "rnndrop.kernels", "rnndrop.demo"):
+    assert "'rnndrop.modules.rnn'" in added
+    for name in ("triton", "matplotlib", "tqdm", "rnndrop.backends.triton", "rnndrop.demo"):
         assert f"'{name}'" not in added
 
 
@@ -133,17 +136,61 @@ def test_kernels_are_a_package_of_ours_alone():
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_imports_point_one_way():
-    """rnn -> functional -> autograd -> gpu, cpu and the reference -> mask; kernels import nothing from above."""
-    import ast
+LEVELS = [  # a module imports from those above it in this list, and from its own folder
+    ["cell", "mask", "autocast"],
+    ["steps", "dropouts", "checks"],
+    ["reference"],
+    ["backends"],
+    ["dispatch"],
+    ["ops"],
+    ["layer"],
+    ["functional"],
+    ["modules"],
+    ["explain", "demo"],
+    ["__main__"],
+]
 
-    order = ["mask", "reference", "cpu", "gpu", "autograd", "functional", "rnn"]
-    for module in order:
-        tree = ast.parse((ROOT / f"rnndrop/{module}.py").read_text())
-        relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-        names = {node.module or alias.name for node in relative for alias in node.names}
-        assert {name.split(".")[0] for name in names} - {"kernels"} <= set(order[: order.index(module)]), (module, names)
+
+def relative_imports(path):
+    """The modules of the package, dotted, that a file of it imports."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.Import) or not [a for a in node.names if a.name.startswith("rnndrop")], path
+        if isinstance(node, ast.ImportFrom):
+            assert node.level or not node.module.startswith("rnndrop"), path
+            if node.level:
+                base = [*parts[: len(parts) - node.level], *(node.module.split(".") if node.module else [])]
+                yield from [".".join(base)] if node.module else [".".join([*base, alias.name]) for alias in node.names]
+
+
+def test_imports_point_one_way():
+    """Modules, functional, layer, operators, dispatch, backends, kernels; siblings at one level do not import each other."""
+    level = {name: number for number, names in enumerate(LEVELS) for name in names}
+    for path in sorted((ROOT / "rnndrop").rglob("*.py")):
+        parts = path.relative_to(ROOT / "rnndrop").with_suffix("").parts
+        if parts[0] in ("__init__", "kernels"):
+            continue
+        for module in relative_imports(path):
+            name = module.split(".")[1]
+            allowed = name == parts[0] or name in ("kernels", "__version__") or level.get(name, 99) < level[parts[0]]
+            allowed |= parts[0] in ("demo", "__main__") and name in ("RNN", "dropout_mask")
+            assert allowed, f"{'/'.join(parts)} imports {module}"
+
+
+def test_backends_do_not_import_each_other():
+    for path in (ROOT / "rnndrop/backends").rglob("*.py"):
+        own = path.relative_to(ROOT / "rnndrop/backends").with_suffix("").parts[0]
+        others = {module.split(".")[2] for module in relative_imports(path) if module.startswith("rnndrop.backends.")}
+        assert others <= {own, "base", "loop"} if own == "cpu" else others <= {"base"}, path
+
+
+def test_kernels_import_nothing_from_above():
     for path in (ROOT / "kernels").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 assert node.level < 2 and not (node.module or "").startswith("rnndrop"), path.name
+
+
+def test_no_file_of_tests_is_long():
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert not {path: length for path, length in lengths.items() if length > 400}

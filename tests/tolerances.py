@@ -25,5 +25,5 @@ SEQUENCE = {
     torch.float32: 1e-5,
     torch.float16: 5e-3,
     torch.bfloat16: 4e-2,
-    "tf32": 5e-3,                   # products take operands of 10 bits, like fp16; everything else is fp32
+    "tf32": 5e-3,  # products take operands of 10 bits, like fp16; everything else is fp32
 }

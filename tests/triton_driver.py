@@ -1,7 +1,7 @@
 """Where kernel tests run: on a GPU, on a module that stands in for one, or in Triton's interpreter.
 
-    pytest                              a GPU if there is one, the interpreter otherwise
-    pytest --triton-driver MODULE       import MODULE and call its install(), which makes launches take CPU tensors
+pytest                              a GPU if there is one, the interpreter otherwise
+pytest --triton-driver MODULE       import MODULE and call its install(), which makes launches take CPU tensors
 """
 
 import importlib
@@ -40,7 +40,7 @@ def use(module: str | None, seed: int | None = None) -> None:
 
 
 def backend() -> str:
-    """"interpreter", "cuda" or the module that --triton-driver named."""
+    """ "interpreter", "cuda" or the module that --triton-driver named."""
     return _backend
 
 

@@ -18,38 +18,38 @@ class Reference(Backend):
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
-        output, last = reference.layer(input, states, weights, as_bool(masks, states[0].shape[1]), steps, cell)
+        output, last = reference.layer(input, states, weights, by_element(masks, states[0].shape[1]), steps, cell)
         return Result(output, [state.clone() for state in last], [])
 
     def backward(
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
     ) -> Gradients:
         """Runs the loop again: it has saved nothing but its output."""
-        given, grads = layer.weights, (grad_output, *grad_states)
-        biases = [] if given.bias is None else [given.bias]
-        masks, count = as_bool(layer.masks, layer.output.shape[-1]), len(layer.states)
+        bias = layer.weights.bias
+        leaves = [layer.input, *layer.weights[:2], *layer.states, *([] if bias is None else [bias])]
+        masks, last = by_element(layer.masks, layer.states[0].shape[1]), 3 + len(layer.states)
 
-        def run(input: Tensor, w_ih: Tensor, w_hh: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-            weights = Weights(w_ih, w_hh, None, *(rest[count:] or [None]))
-            output, last = reference.layer(input, rest[:count], weights, masks, layer.steps, layer.cell)
-            return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
+        def run(*leaves: Tensor) -> list[Tensor]:
+            input, w_ih, w_hh, *states = leaves[:last]
+            weights = Weights(w_ih, w_hh, None, None if bias is None else leaves[last])
+            output, states_n = reference.layer(input, states, weights, masks, layer.steps, layer.cell)
+            return [y for y, g in zip((output, *states_n), (grad_output, *grad_states), strict=True) if g is not None]
 
-        # Inside an operator torch.autograd records nothing.
-        pull = torch.func.vjp(run, layer.input, given.w_ih, given.w_hh, *layer.states, *biases)[1]
-        found = pull(tuple(g for g in grads if g is not None))
-        input, w_ih, w_hh, *rest = found
-        return Gradients(input, w_ih, w_hh, rest[count] if biases else None, rest[:count])
+        # Autograd is off inside an operator, torch.func is not.
+        pull = torch.func.vjp(run, *leaves)[1]
+        grads = [gradient.clone() for gradient in pull([g for g in (grad_output, *grad_states) if g is not None])]
+        return Gradients(grads[0], grads[1], grads[2], None if bias is None else grads[last], grads[3:last])
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
-        return reference.dropout(x, Mask(unpacked(mask.keep, x.shape[1]), mask.scale))
+        return reference.dropout(x, unpacked(mask, x.shape[1]))
 
     def tanh_dropout(self, x: Tensor, mask: Mask) -> Tensor:
-        return reference.dropout(x, Mask(unpacked(mask.keep, x.shape[1]), mask.scale), "tanh")
+        return reference.dropout(x, unpacked(mask, x.shape[1]), "tanh")
 
     def tanh_dropout_backward(self, grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
-        return reference.tanh_dropout_gradient(grad_y, y, Mask(unpacked(mask.keep, y.shape[1]), mask.scale))
+        return reference.tanh_dropout_gradient(grad_y, y, unpacked(mask, y.shape[1]))
 
 
-def as_bool(masks: Masks, columns: int) -> Masks:
+def by_element(masks: Masks, columns: int) -> Masks:
     """The masks as the loop takes them."""
-    return {kind: Mask(unpacked(mask.keep, columns), mask.scale) for kind, mask in masks.items()}
+    return {kind: unpacked(mask, columns) for kind, mask in masks.items()}

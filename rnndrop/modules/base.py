@@ -16,7 +16,7 @@ from ..autocast import autocasts, cast
 from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
-from ..dropouts import Dropouts, owned
+from ..dropouts import Attributes, Dropouts
 from ..layer import Masks, dropout_between, recurrent_layer, resolved, seed_tensor
 from ..mask import check_seed
 from ..ops.torch_layers import torch_layers
@@ -25,13 +25,9 @@ from ..steps import Steps, checked_batch_sizes
 Self = TypeVar("Self", bound="RNNBase")
 
 
-class RNNBase(nn.Module):
+class RNNBase(Attributes, nn.Module):
     """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
 
-    dropout = owned("dropout")
-    hidden_dropout = owned("hidden_dropout")
-    recurrent_dropout = owned("recurrent_dropout")
-    mask_scope = owned("mask_scope")
     proj_size = 0  # what flatten_parameters of nn.RNNBase reads
 
     def __init__(
@@ -192,9 +188,10 @@ class RNNBase(nn.Module):
         # Drawn after all that can be wrong.
         masks = Masks(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device), order=order)
         states: list[Tensor] = []
+        last: Sequence[Tensor]
         for number, weights in enumerate(layers):
             if number and self.dropout:
-                x = dropout_between(x, self.dropout, masks._replace(layer=number - 1), self.num_directions)
+                x = dropout_between(x, self._dropouts, masks._replace(layer=number - 1), self.num_directions)
             first = number * self.num_directions
             if self._dropouts.inside:
                 initial = given[first : first + self.num_directions]
@@ -241,11 +238,9 @@ class RNNBase(nn.Module):
 
     def _cast_and_checked(self, x: Tensor, hx: Tensor, batch: int) -> tuple[Tensor, Tensor, list[list[Weights]]]:
         """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
-        names = [*chain(*self._weight_names)]
-        x, hx, *weights = cast([x, hx, *(getattr(self, name) for name in names)], x.device.type)
-        each = 4 if self.bias else 2
-        parts = [weights[i : i + each] for i in range(0, len(weights), each)]
-        every = [Weights(*part, *([] if self.bias else [None, None])) for part in parts]
+        every = [Weights.of(weights) for weights in self.all_weights]
+        if autocasts(x.device.type):
+            x, hx, every = cast(x), cast(hx), [weights.map(cast) for weights in every]
         for number, (state, one) in enumerate(zip(hx.unbind(0), every, strict=True)):
             check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [state], one, self.cell)
         check_dtype("rnn_layer", x)

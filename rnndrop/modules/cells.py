@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import _VF, Tensor, nn
+from typing_extensions import Unpack
 
-from ..autocast import cast
+from ..autocast import autocasts, cast
 from ..cell import CELLS, Weights
 from ..checks import check_dtype, check_tensors
 from ..dispatch import mask_form
-from ..dropouts import Dropouts, owned
+from ..dropouts import StateAttributes, StateOptions, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
-from ..layer import Masks, recurrent_layer, resolved, seed_tensor
+from ..layer import Masks, recurrent_step, seed_tensor
 from ..mask import check_seed
 from ..steps import Steps
 from .base import extra_repr, reset_parameters
 from .convert import copied
 
 
-class RNNCell(nn.Module):
+class RNNCell(StateAttributes, nn.Module):
     r"""An Elman RNN cell with tanh or ReLU non-linearity and dropout of its hidden state.
 
     .. math::
@@ -83,8 +84,8 @@ class RNNCell(nn.Module):
         ...     output.append(hx)
     """
 
-    hidden_dropout = owned("hidden_dropout")
-    recurrent_dropout = owned("recurrent_dropout")
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
 
     def __init__(
         self,
@@ -94,16 +95,14 @@ class RNNCell(nn.Module):
         nonlinearity: Nonlinearity = "tanh",
         device: Any = None,
         dtype: torch.dtype | None = None,
-        *,
-        hidden_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
+        **dropouts: Unpack[StateOptions],
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
         self.nonlinearity = nonlinearity
-        self._dropouts = Dropouts(hidden_dropout=hidden_dropout, recurrent_dropout=recurrent_dropout)
+        self._dropouts = checked_options("RNNCell.__init__()", dropouts, StateOptions)
         self.weight_ih = nn.Parameter(torch.empty((hidden_size, input_size), device=device, dtype=dtype))
         self.weight_hh = nn.Parameter(torch.empty((hidden_size, hidden_size), device=device, dtype=dtype))
         for name in ("bias_ih", "bias_hh"):
@@ -153,18 +152,19 @@ class RNNCell(nn.Module):
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
         if seed is not None:
             check_seed(seed)
-        weights: Any = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         if not self.training or not self._dropouts.inside:
-            return (_VF.rnn_tanh_cell if self.nonlinearity == "tanh" else _VF.rnn_relu_cell)(input, hx, *weights)
+            run = _VF.rnn_tanh_cell if self.nonlinearity == "tanh" else _VF.rnn_relu_cell
+            return run(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         self._check_sizes(input, hx)
-        cell, steps = CELLS[f"RNN_{self.nonlinearity.upper()}"], Steps(1, input.size(0))
-        x, h, *cast_weights = cast([input, hx, *weights], input.device.type)
-        weights = Weights(*cast_weights)
-        check_tensors(x, self.input_size, x.shape[0], ["hx"], [h], weights, cell)
-        check_dtype("rnn_layer", x)
-        strategy = resolved("auto", x, steps, self.hidden_size, cell)
-        masks = Masks(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device))
-        return recurrent_layer(x.unsqueeze(0), [h], weights, self._dropouts, masks, steps, cell, strategy)[1][0]
+        weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        if autocasts(input.device.type):
+            input, hx, weights = cast(input), cast(hx), weights.map(cast)
+        cell = CELLS[f"RNN_{self.nonlinearity.upper()}"]
+        steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
+        check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
+        check_dtype("rnn_layer", input)
+        masks = Masks(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
+        return recurrent_step(input, [hx], weights, self._dropouts, masks, cell)[0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:
         if input.size(1) != self.input_size:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
-from ..dropouts import Dropouts, MaskScope, check_choice
+from ..dropouts import RecurrenceOptions, check_choice, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
 from .base import RNNBase
 from .convert import copied
@@ -160,17 +161,15 @@ class RNN(RNNBase):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        hidden_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        mask_scope: MaskScope = "step",
         proj_size: int | None = None,
+        **dropouts: Unpack[RecurrenceOptions],
     ) -> None:
         if proj_size is not None:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-        dropouts = Dropouts(dropout, hidden_dropout, recurrent_dropout, mask_scope)
         mode = f"RNN_{nonlinearity.upper()}"
-        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropouts)
+        dropping = checked_options("RNN.__init__()", dropouts, RecurrenceOptions).replace("dropout", dropout)
+        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropping)
 
     @property
     def nonlinearity(self) -> str:

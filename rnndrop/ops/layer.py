@@ -6,6 +6,7 @@ Both compute on the backend of a strategy. The derivatives of the gradient go th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -93,7 +94,7 @@ def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Seq
 def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
     """Likewise, by the plain loop."""
     leaves = [layer.input, *layer.weights, *layer.states]
-    masks = {kind: Mask(unpacked(keep, layer.output.shape[-1]), scale) for kind, (keep, scale) in layer.masks.items()}
+    masks = {kind: unpacked(mask, layer.output.shape[-1]) for kind, mask in layer.masks.items()}
 
     def run(*needed: Tensor) -> tuple[Tensor, ...]:
         input, w_ih, w_hh, b_ih, b_hh, *states = _filled(leaves, flags, needed)
@@ -151,6 +152,10 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return one_by_one(_Layer, info, in_dims, args)
+
+
+# autograd asks for the signature at every call; to work it out takes longer than to run a small step.
+_Layer.forward.__signature__ = signature(_Layer.forward)  # type: ignore[attr-defined]
 
 
 class _LayerBackward(torch.autograd.Function):

@@ -68,7 +68,7 @@ def _backward_mask(keep: Tensor, seed: Tensor, y: Tensor, p: float, stream: int,
     """As bool, made again where it was not kept."""
     if _fused(y, strategy):
         keep = draw(seed, y.shape[0], y.shape[1], p, stream, "bits")
-    return Mask(unpacked(keep, y.shape[1]), scale(p))
+    return unpacked(Mask(keep, scale(p)), y.shape[1])
 
 
 class _Function(torch.autograd.Function):

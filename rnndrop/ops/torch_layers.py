@@ -72,17 +72,16 @@ def _backward(
     batch_first: bool,
 ) -> list[Tensor]:
     """The gradients asked for, of input, hx and the weights. It runs the layers again: an operator keeps no graph."""
-    options = mode, bias, num_layers, training, bidirectional, batch_first
-
-    def run(*needed: Tensor) -> tuple[Tensor, ...]:
-        new = iter(needed)
-        x, h, *rest = [next(new) if flag else given for given, flag in zip((input, hx, *weights), flags, strict=True)]
-        outputs = _run(x, h, rest, batch_sizes, *options)
-        return tuple(y for y, g in zip(outputs, grads, strict=True) if g is not None)
-
-    # Inside an operator torch.autograd records nothing.
-    pull = torch.func.vjp(run, *[x for x, flag in zip((input, hx, *weights), flags, strict=True) if flag])[1]
-    return list(pull(tuple(g for g in grads if g is not None)))
+    leaves = [x.detach().requires_grad_(flag) for x, flag in zip((input, hx, *weights), flags, strict=True)]
+    # Inside an operator autograd records nothing unless it is let in; torch.func, which is, refuses batch sizes.
+    guard, key = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey
+    with torch.enable_grad(), guard(key.AutogradFunctionality, False), guard(key.ADInplaceOrView, False):
+        outputs = _run(
+            leaves[0], leaves[1], leaves[2:], batch_sizes, mode, bias, num_layers, training, bidirectional, batch_first
+        )
+    pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    return list(torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs]))
 
 
 _OPTIONS = "str mode, bool bias, int num_layers, bool training, bool bidirectional, bool batch_first"

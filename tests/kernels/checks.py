@@ -5,9 +5,9 @@ import torch
 from tests.tolerances import EPSILON, POINTWISE, POINTWISE_GRADIENT
 from tests.triton_driver import backend as backend_name
 
-from . import stream
+from . import mask_stream
 
-SEED, SITE = -42, 1 << 32 | 6
+SEED, STREAM = -42, 1 << 32 | 6
 
 
 def seed_tensor(device, value=SEED):
@@ -39,11 +39,11 @@ def against_float64(
 ):
     """Output and gradient of every element; exact zeros where the mask drops, whatever is there."""
     x, grad = (stride(v) for v in inputs(rows, columns, dtype, device))
-    scale, seed = stream.scale(threshold), seed_tensor(device)
-    y = forward(x, seed, threshold, scale, SITE, nonlinearity=nonlinearity, row_start=row_start)
-    dx = backward(grad, y, seed, threshold, scale, SITE, nonlinearity=nonlinearity, row_start=row_start)
+    scale, seed = mask_stream.scale(threshold), seed_tensor(device)
+    y = forward(x, seed, threshold, scale, STREAM, nonlinearity=nonlinearity, row_start=row_start)
+    dx = backward(grad, y, seed, threshold, scale, STREAM, nonlinearity=nonlinearity, row_start=row_start)
 
-    keep = stream.keep(SEED, rows, columns, threshold, SITE, row_start)
+    keep = mask_stream.keep(SEED, rows, columns, threshold, STREAM, row_start)
     exact = x.cpu().double().requires_grad_()
     expected = torch.where(keep, getattr(torch, nonlinearity)(exact) * scale, 0.0)
     (slope,) = torch.autograd.grad(expected, exact, torch.ones_like(expected))
@@ -70,8 +70,8 @@ def steps_are_rows(forward, backward, device, *, steps=4, batch=3, columns=33):
     """Step after step gives what one call on all rows gives, and no two steps share a mask."""
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.rand((steps * batch, columns), generator=generator).to(device) + 0.1 for _ in range(2))
-    rest = (seed_tensor(device), 32768, 2.0, SITE)
-    keep = stream.keep(SEED, steps * batch, columns, 32768, SITE).to(device)
+    rest = (seed_tensor(device), 32768, 2.0, STREAM)
+    keep = mask_stream.keep(SEED, steps * batch, columns, 32768, STREAM).to(device)
     for t in range(steps):
         rows = slice(t * batch, (t + 1) * batch)
         y = forward(x[rows], *rest, row_start=t * batch)

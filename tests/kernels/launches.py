@@ -85,8 +85,8 @@ def apply_mask(rows, dtype, device):
     apply_mask.apply_mask(torch.ones(rows, COLUMNS, dtype=dtype, device=device), MaskBits(bits, 4 / 3))
 
 
-def sequence(strategy: str, H: int, *, tf32: bool = True) -> dict[str, Run]:
-    """A strategy's forward and backward of 16 sequences, with hidden dropout per step."""
+def sequence(strategy: str, H: int, *, tf32: bool = True, recurrent: bool = False) -> dict[str, Run]:
+    """A strategy's forward and backward of 16 sequences, with hidden dropout per step; recurrent dropout too if asked for."""
 
     def tensors(T, dtype, device):
         x = torch.zeros(T, 16, H, dtype=dtype, device=device)
@@ -96,11 +96,11 @@ def sequence(strategy: str, H: int, *, tf32: bool = True) -> dict[str, Run]:
 
     def forward(T, dtype, device):
         module, x, h_0, w, mask = tensors(T, dtype, device)
-        module.forward(x, h_0, w, mask, None, cell="RNN_TANH", tf32=tf32)
+        module.forward(x, h_0, w, mask, mask if recurrent else None, cell="RNN_TANH", tf32=tf32)
 
     def backward(T, dtype, device):
         module, x, h_0, w, mask = tensors(T, dtype, device)
-        module.backward(x, h_0, x, w, mask, None, cell="RNN_TANH", tf32=tf32)
+        module.backward(x, h_0, x, w, mask, mask if recurrent else None, cell="RNN_TANH", tf32=tf32)
 
     return {"forward": forward, "backward": backward}
 

@@ -1,6 +1,6 @@
 """Compile every kernel for every GPU we promise, without having one, and keep kernels/RESOURCES.md.
 
-    python -m tests.kernels.resources [WORD ...]   fail where a kernel spills or does not fit, or the table is not what comes out
+    python -m tests.kernels.resources [WORD ...]   fail where a kernel spills or does not fit, or the table is stale
     python -m tests.kernels.resources --write      write the table
 
 The kernels are those of `launches`, and `resident` and `cooperative`, whose tiles depend on the device, at more sizes.

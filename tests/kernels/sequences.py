@@ -10,9 +10,9 @@ from rnndrop.kernels.launch import MaskBits
 from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
-from . import stream
+from . import mask_stream
 
-STEP, SEQUENCE_SCOPE = "step", "sequence"
+STEP, ONCE = "step", "sequence"  # scopes of a mask
 NONLINEARITY = {"RNN_TANH": torch.tanh, "RNN_RELU": torch.relu}
 
 
@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
     @property
     def scales(self) -> tuple[float, float]:
-        return tuple(1.0 if threshold is None else stream.scale(threshold) for threshold in self.thresholds)
+        return tuple(1.0 if threshold is None else mask_stream.scale(threshold) for threshold in self.thresholds)
 
 
 class Inputs(NamedTuple):
@@ -72,22 +72,18 @@ def inputs(case: Case) -> Inputs:
     B, H = case.step_sizes[0], case.H
     size = 0.7 / H**0.5 / max(1.0, *case.scales)
     keeps = [
-        None if threshold is None else stream.keep(-7, sum(case.step_sizes) if scope == STEP else B, H, threshold, kind << 32)
+        None
+        if threshold is None
+        else mask_stream.keep(-7, sum(case.step_sizes) if scope == STEP else B, H, threshold, kind << 32)
         for kind, (threshold, scope) in enumerate(zip(case.thresholds, case.scopes, strict=True))
     ]
     return Inputs(normal(*case.shape), normal(B, H), normal(H, H, size=size), normal(*case.shape), normal(B, H), keeps)
 
 
-def pack(keep: Tensor) -> Tensor:
-    """Booleans (rows, H) as int32 (rows, ceil(H/32))."""
-    words = torch.nn.functional.pad(keep, (0, -keep.shape[1] % 32)).view(len(keep), -1, 32)
-    return (words.long() << torch.arange(32)).sum(2).to(torch.int32)
-
-
 def masks(case: Case, keeps: list, device: str) -> list[MaskBits | None]:
     """Hidden and recurrent as the launchers take them."""
     pairs = zip(keeps, case.scales, strict=True)
-    return [None if keep is None else MaskBits(pack(keep).to(device), scale) for keep, scale in pairs]
+    return [None if keep is None else MaskBits(mask_stream.pack(keep).to(device), scale) for keep, scale in pairs]
 
 
 def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,27 +25,27 @@ def run(*arguments):
 
 def test_no_kernel_spills_and_the_table_is_fresh():
     """Compiles every kernel for every device; Triton's cache makes the second time cheap."""
-    run("-m", "benchmarks.resources")
+    run("-m", "tests.kernels.resources")
 
 
-def test_sizes_rates_and_sites_do_not_compile_again():
+def test_sizes_rates_and_streams_do_not_compile_again():
     """Two shapes of columns, one alone: two kernels, whatever else changes."""
     out = run(
         "-c",
         """if True:
         import torch
-        from benchmarks.resources import _install
-        _install("sm_80")
-        from rnndrop.kernels import packed_mask, tanh_dropout
+        from tests.kernels.resources import install
+        install("sm_80")
+        from rnndrop.kernels import packed_mask, activation_dropout
         seed = torch.ones(1, dtype=torch.int64, device="meta")
         for columns in (64, 128):
-            for rows, threshold, scale, site, start in [(1, 1, 1.0, 0, 0), (16, 16, 2.0, 1, 1),
+            for rows, threshold, scale, stream, start in [(1, 1, 1.0, 0, 0), (16, 16, 2.0, 1, 1),
                                                         (33, 65536, 0.0, 16, 16), (2**20, 77, 1.5, 2**33 + 1, 2**35)]:
                 x = torch.empty(rows, columns, device="meta")
-                y = tanh_dropout.forward(x, seed, threshold, scale, site, row_start=start)
-                tanh_dropout.backward(x, y, seed, threshold, scale, site, row_start=start)
-                packed_mask.packed_mask(seed, rows, columns, threshold, site)
-        for kernel in (tanh_dropout.forward_kernel, tanh_dropout.backward_kernel, packed_mask.packed_mask_kernel):
+                y = activation_dropout.forward(x, seed, threshold, scale, stream, row_start=start)
+                activation_dropout.backward(x, y, seed, threshold, scale, stream, row_start=start)
+                packed_mask.packed_mask(seed, rows, columns, threshold, stream)
+        for kernel in (activation_dropout.forward_kernel, activation_dropout.backward_kernel, packed_mask.packed_mask_kernel):
             print(len(kernel.device_caches["sm_80"][0]))
     """,
     )

@@ -3,7 +3,7 @@ import torch
 
 from rnndrop.kernels.packed_mask import packed_mask
 
-from . import stream
+from . import mask_stream
 
 SHAPES = [(1, 1), (3, 16), (7, 33), (5, 100), (64, 48), (2, 4100), (300, 5)]
 THRESHOLDS = [0, 1, 16384, 32767, 32768, 32769, 58982, 65535, 65536]
@@ -17,13 +17,13 @@ def seed_tensor(value, device):
 def test_equals_numpy(rows, columns, device):
     words = packed_mask(seed_tensor(1234, device), rows, columns, 20000, 7)
     assert words.shape == (rows, -(-columns // 32)) and words.dtype == torch.int32
-    assert torch.equal(stream.unpack(words, columns), stream.keep(1234, rows, columns, 20000, 7))
+    assert torch.equal(mask_stream.unpack(words, columns), mask_stream.keep(1234, rows, columns, 20000, 7))
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_every_kind_of_threshold(threshold, device):
     words = packed_mask(seed_tensor(5, device), 40, 96, threshold, 1)
-    assert torch.equal(stream.unpack(words, 96), stream.keep(5, 40, 96, threshold, 1))
+    assert torch.equal(mask_stream.unpack(words, 96), mask_stream.keep(5, 40, 96, threshold, 1))
 
 
 def test_thresholds_of_the_words_that_are_there(device):
@@ -31,7 +31,7 @@ def test_thresholds_of_the_words_that_are_there(device):
     for word in {0x0, 0x7FFF, 0x8000, 0xFFFF} | first_words():
         for threshold in {word, word + 1}:
             words = packed_mask(seed_tensor(99, device), 1, 16, threshold, 3)
-            assert torch.equal(stream.unpack(words, 16), stream.keep(99, 1, 16, threshold, 3))
+            assert torch.equal(mask_stream.unpack(words, 16), mask_stream.keep(99, 1, 16, threshold, 3))
 
 
 def first_words():
@@ -41,16 +41,16 @@ def first_words():
         low, high = 0, 65536
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if stream.keep_one(99, 0, column, 16, middle, 3) else (low, middle)
+            low, high = (middle, high) if mask_stream.keep_one(99, 0, column, 16, middle, 3) else (low, middle)
         found.add(low)
     return found
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
-@pytest.mark.parametrize("site", [0, 1, 2**32, 2 << 32 | 5 << 1 | 1])
-def test_equals_python_integers(seed, site, device):
-    mask = stream.unpack(packed_mask(seed_tensor(seed, device), 3, 35, 32768, site), 35)
-    expected = [[stream.keep_one(seed, r, c, 35, 32768, site) for c in range(35)] for r in range(3)]
+@pytest.mark.parametrize("stream", [0, 1, 2**32, 2 << 32 | 5 << 1 | 1])
+def test_equals_python_integers(seed, stream, device):
+    mask = mask_stream.unpack(packed_mask(seed_tensor(seed, device), 3, 35, 32768, stream), 35)
+    expected = [[mask_stream.keep_one(seed, r, c, 35, 32768, stream) for c in range(35)] for r in range(3)]
     assert mask.tolist() == expected
 
 
@@ -58,5 +58,5 @@ def test_out_and_empty(device):
     seed = seed_tensor(3, device)
     out = torch.empty((4, 2), dtype=torch.int32, device=device)
     assert packed_mask(seed, 4, 40, 16384, 0, out=out) is out
-    assert torch.equal(stream.unpack(out, 40), stream.keep(3, 4, 40, 16384, 0))
+    assert torch.equal(mask_stream.unpack(out, 40), mask_stream.keep(3, 4, 40, 16384, 0))
     assert packed_mask(seed, 0, 40, 16384, 0).shape == (0, 2)

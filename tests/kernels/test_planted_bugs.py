@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from rnndrop.kernels import tanh_dropout
+from rnndrop.kernels import activation_dropout
 
-from . import checks, stream
+from . import checks, mask_stream
 
 CHECKS = [checks.against_float64, checks.steps_are_rows]
 
 
-def forward(x, seed, threshold, scale, site, **options):
-    return tanh_dropout.forward(x, seed, threshold, scale, site, **options)
+def forward(x, seed, threshold, scale, stream, **options):
+    return activation_dropout.forward(x, seed, threshold, scale, stream, **options)
 
 
-def backward(grad, y, seed, threshold, scale, site, **options):
-    return tanh_dropout.backward(grad, y, seed, threshold, scale, site, **options)
+def backward(grad, y, seed, threshold, scale, stream, **options):
+    return activation_dropout.backward(grad, y, seed, threshold, scale, stream, **options)
 
 
 def repeated_over_rows(x, *rest, row_start=0, **options):
@@ -32,36 +32,36 @@ def backward_first_step_always(grad, y, *rest, row_start=0, **options):
     return backward(grad, y, *rest, row_start=0, **options)
 
 
-def no_dropout(x, seed, threshold, scale, site, **options):
+def no_dropout(x, seed, threshold, scale, stream, **options):
     """The rate accepted and ignored (Keras's SimpleRNN)."""
-    return forward(x, seed, 0, 1.0, site, **options)
+    return forward(x, seed, 0, 1.0, stream, **options)
 
 
-def backward_no_dropout(grad, y, seed, threshold, scale, site, **options):
-    return backward(grad, y, seed, 0, 1.0, site, **options)
+def backward_no_dropout(grad, y, seed, threshold, scale, stream, **options):
+    return backward(grad, y, seed, 0, 1.0, stream, **options)
 
 
-def mask_from_zeros(grad, y, seed, threshold, scale, site, **options):
+def mask_from_zeros(grad, y, seed, threshold, scale, stream, **options):
     """Dropped is where the output is 0: wrong where tanh itself is 0."""
     return torch.where(y == 0, 0.0, grad * (scale - y * y / scale)).to(y.dtype)
 
 
-def mask_from_sign(grad, y, seed, threshold, scale, site, **options):
+def mask_from_sign(grad, y, seed, threshold, scale, stream, **options):
     """Kept is where the output is positive (trident)."""
     return torch.where(y > 0, grad * (scale - y * y / scale), 0.0).to(y.dtype)
 
 
-def unscaled(x, seed, threshold, scale, site, **options):
-    return forward(x, seed, threshold, 1.0, site, **options)
+def unscaled(x, seed, threshold, scale, stream, **options):
+    return forward(x, seed, threshold, 1.0, stream, **options)
 
 
-def multiplied(x, seed, threshold, scale, site, row_start=0, **options):
+def multiplied(x, seed, threshold, scale, stream, row_start=0, **options):
     """A product with the mask instead of a choice: NaN and infinity survive being dropped."""
-    keep = stream.keep(int(seed), *x.shape, threshold, site, row_start).to(x.device)
+    keep = mask_stream.keep(int(seed), *x.shape, threshold, stream, row_start).to(x.device)
     return (torch.tanh(x.float()) * keep * scale).to(x.dtype) + x * 0
 
 
-def without_site(x, seed, threshold, scale, site, **options):
+def without_stream(x, seed, threshold, scale, stream, **options):
     """The same mask for every layer."""
     return forward(x, seed, threshold, scale, 0, **options)
 
@@ -77,7 +77,7 @@ BUGS = [
     (forward, mask_from_sign),
     (unscaled, backward),
     (multiplied, backward),
-    (without_site, backward),
+    (without_stream, backward),
 ]
 
 

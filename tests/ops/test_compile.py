@@ -80,11 +80,10 @@ def test_tanh_dropout_and_inductor():
         assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y in (found, expected)))
 
 
-@pytest.mark.parametrize("kind", [rnndrop.RNN, rnndrop.RNNCell])
-def test_auto_on_a_gpu(cuda, kind):
+def test_auto_on_a_gpu(cuda):
     """The compiler does not look into the choice of a strategy, which asks the driver; the graph carries none."""
-    module = kind(4, 8, hidden_dropout=0.25, recurrent_dropout=0.25, device=cuda)
-    x = torch.randn(*(5, 3, 4)[kind is rnndrop.RNNCell :], device=cuda)
+    module = rnndrop.RNN(4, 8, hidden_dropout=0.25, recurrent_dropout=0.25, device=cuda)
+    x = torch.randn(5, 3, 4, device=cuda)
     backend = Backend()
     compiled = torch.compile(module, fullgraph=True, backend=backend)
     assert_same(results(compiled, x, seed=3), results(module, x, seed=3))

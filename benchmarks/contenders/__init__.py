@@ -1,0 +1,24 @@
+"""Who is measured. EVERYONE: all contenders, installed or not, the most important first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import loops, others, ours, products, torch_nn
+from .base import GRAPH, Contender
+
+_GRAPHS = (ours.MODULE, torch_nn.PLAIN, torch_nn.DROPPED, loops.LOOP, products.PRODUCTS)
+
+EVERYONE: list[Contender] = [
+    ours.MODULE,
+    torch_nn.PLAIN,
+    torch_nn.DROPPED,
+    loops.LOOP,
+    products.PRODUCTS,
+    loops.ONE_MASK,
+    loops.COMPILED,
+    *ours.STRATEGIES,
+    *others.INSTALLABLE,
+    *[replace(contender, name=contender.name + GRAPH, captured=True) for contender in _GRAPHS],
+]
+BY_NAME = {contender.name: contender for contender in EVERYONE}

@@ -1,0 +1,100 @@
+"""What a contender is: it builds a model with the weights of a given nn.RNN, or says why it cannot run a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..cases import Case
+
+OURS = "rnndrop"
+BASELINE = "nn.RNN"  # plain, without any dropout: what ratios refer to
+LIMIT = "matrix products"
+GRAPH = ", graph"  # how the names of steps replayed as CUDA graphs end
+
+
+class Model(nn.Module):
+    """A layer as the benchmark calls it."""
+
+    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+        """The output (T, B, D*H) of x (T, B, I)."""
+        raise NotImplementedError
+
+    def weights(self) -> Sequence[Sequence[Tensor]]:
+        """w_ih (H, I), w_hh (H, H), b_ih and b_hh (H) of each layer in each direction; one bias is both."""
+        raise NotImplementedError
+
+    def gradients(self) -> list[list[Tensor | None]]:
+        """Those of the weights."""
+        return [[weight.grad for weight in group] for group in self.weights()]
+
+
+class Wrapped(Model):
+    """A module with nn.RNN's parameters and call, and what follows it."""
+
+    def __init__(self, rnn: nn.Module, after: nn.Module | None = None) -> None:
+        super().__init__()
+        self.rnn, self.after = rnn, after
+
+    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+        output = (self.rnn(x) if seed is None else self.rnn(x, seed=seed))[0]
+        return output if self.after is None else self.after(output)
+
+    def weights(self) -> Sequence[Sequence[Tensor]]:
+        return cast(nn.RNN, self.rnn).all_weights
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who is measured.
+
+    seeded: it takes a seed, and drops whatever the case has as the mask stream says. kinds: the dropouts, by rnndrop's names,
+    that another has, with masks of its own.
+    cannot: why it cannot run a case on a device, or "". slow: it or its preparation takes long.
+    captured: the step is replayed as a CUDA graph.
+    """
+
+    name: str
+    build: Callable[[Case, nn.RNN], Model]
+    kinds: tuple[str, ...] = ()
+    seeded: bool = False
+    cells: tuple[str, ...] = ("RNN",)
+    cannot: Callable[[Case, str], str] = lambda case, device: ""
+    slow: bool = False
+    captured: bool = False
+
+    def why_not(self, case: Case, device: str) -> str:
+        """Why it is not timed with a case on a device, or ""."""
+        if self.captured and device != "cuda":
+            return "CUDA graphs need CUDA"
+        if case.cell not in self.cells:
+            return f"it has no {case.cell}"
+        if reason := self.cannot(case, device):
+            return reason
+        return "takes long: timed with some of the headline's cases only" if self.slow and not case.everyone else ""
+
+    def rates(self, case: Case) -> dict[str, float]:
+        """What it drops of a case. One that has recurrent dropout only takes the rate of hidden dropout where that is all."""
+        if self.kinds == ("recurrent_dropout",):
+            return {"recurrent_dropout": case.rate("recurrent_dropout") or case.rate("hidden_dropout")}
+        return {name: p for name, p in case.dropouts.items() if self.seeded or name in self.kinds}
+
+
+def one_layer(case: Case) -> str:
+    return "" if case.layers == 1 and not case.bidirectional else "it runs one layer in one direction"
+
+
+def source(case: Case, device: str) -> nn.RNN:
+    """PyTorch's layer with random weights, the same in every process."""
+    torch.manual_seed(case.H * 1000 + case.I)
+    rnn = getattr(nn, case.cell)(case.I, case.H, case.layers, bidirectional=case.bidirectional)
+    return rnn.to(device=device, dtype=case.torch_dtype)
+
+
+def weights(rnn: nn.RNN) -> list[list[Tensor]]:
+    """w_ih, w_hh, b_ih, b_hh of each layer in each direction."""
+    return [[weight.detach() for weight in group] for group in rnn.all_weights]

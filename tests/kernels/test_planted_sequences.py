@@ -1,0 +1,112 @@
+"""Mistakes that other libraries shipped, planted into each strategy: the checks of the real ones must see each."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rnndrop.kernels import cooperative, resident, stepwise
+from rnndrop.kernels.launch import MaskBits
+from tests.tolerances import SEQUENCE
+from tests.triton_driver import backend
+
+from . import mask_stream, sequences
+from .sequences import Case
+
+STRATEGIES = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
+CASE = Case(T=3, B=3, H=40, recurrent=16384)
+
+
+def first_step_always(bits):
+    """Step 0's mask for all steps (haste)."""
+    return bits[: CASE.B].repeat(CASE.T, 1)
+
+
+def repeated_over_rows(bits):
+    """One row's mask for all rows of a step (xformers)."""
+    return bits.view(CASE.T, CASE.B, -1)[:, :1].repeat(1, CASE.B, 1).flatten(0, 1)
+
+
+def shifted_by_a_step(bits):
+    """The mask of the step before."""
+    return bits.roll(CASE.B, 0)
+
+
+def with_other_masks(launcher, change, kind):
+    """The launcher, given other bits for a kind of mask: 0 hidden, 1 recurrent."""
+
+    def launch(*args, **options):
+        *tensors, hidden, recurrent = args
+        masks = [hidden, recurrent]
+        masks[kind] = MaskBits(change(masks[kind].bits), masks[kind].scale)
+        return launcher(*tensors, *masks, **options)
+
+    return launch
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_nothing_is_seen_without_a_bug(strategy, device):
+    sequences.against_float64(strategy, CASE, device)
+    sequences.gradient_has_the_mask_of_the_output(strategy, CASE, device)
+
+
+@pytest.mark.parametrize("change", [first_step_always, repeated_over_rows, shifted_by_a_step])
+@pytest.mark.parametrize("kind", [0, 1], ids=["hidden", "recurrent"])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_another_mask_is_seen(strategy, where, kind, change, device):
+    parts = {"forward": strategy.forward, "backward": strategy.backward}
+    broken = SimpleNamespace(**parts | {where: with_other_masks(parts[where], change, kind)})
+    with pytest.raises(AssertionError, match="differs by"):
+        sequences.against_float64(broken, CASE, device)
+    if kind == 0:
+        with pytest.raises(AssertionError, match="mask is not the given one"):
+            sequences.gradient_has_the_mask_of_the_output(broken, CASE, device)
+
+
+def without(kind):
+    def change(launcher):
+        def launch(*args, **options):
+            masks = list(args[-2:])
+            masks[kind] = None
+            return launcher(*args[:-2], *masks, **options)
+
+        return launch
+
+    return change
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["hidden", "recurrent"])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_mask_accepted_and_ignored_is_seen(strategy, where, kind, device):
+    """Keras's SimpleRNN once."""
+    parts = {"forward": strategy.forward, "backward": strategy.backward}
+    broken = SimpleNamespace(**parts | {where: without(kind)(parts[where])})
+    with pytest.raises(AssertionError):
+        sequences.against_float64(broken, CASE, device)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_gradient_from_the_sign_of_the_output_is_seen(strategy, device):
+    """Kept is where the output is positive (trident)."""
+
+    def backward(grad_output, grad_h_n, output, w_hh, hidden, recurrent, **options):
+        positive = mask_stream.pack(output.view(-1, CASE.H).cpu() > 0).to(device)
+        return strategy.backward(grad_output, grad_h_n, output, w_hh, MaskBits(positive, hidden.scale), recurrent, **options)
+
+    with pytest.raises(AssertionError, match="differs by"):
+        sequences.against_float64(SimpleNamespace(forward=strategy.forward, backward=backward), CASE, device)
+
+
+@pytest.mark.skipif(backend() == "interpreter", reason="the interpreter multiplies in fp32 whatever is asked for")
+@pytest.mark.parametrize("strategy", [resident, cooperative], ids=["resident", "cooperative"])
+def test_tf32_is_what_it_says(strategy, device):
+    """Exact fp32 is within fp32's bound of float64, tf32 only within its own."""
+    case = Case(T=3, B=3, H=64)
+    given = sequences.inputs(case)
+    expected = sequences.oracle(case, given)[0]
+    for tf32 in (False, True):
+        output = sequences.run(strategy, case._replace(tf32=tf32), given, device)[0]
+        error = (output - expected).abs().max() / expected.abs().max()
+        assert (error > SEQUENCE[torch.float32]) == tf32 and error <= SEQUENCE["tf32"]

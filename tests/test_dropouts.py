@@ -1,0 +1,102 @@
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from rnndrop import RNN, RNNCell
+from rnndrop.dropouts import Dropouts, check_choice
+from tests.helpers import draws_nothing
+
+RATES = ["dropout", "hidden_dropout", "recurrent_dropout"]
+BAD_RATES = [-0.1, 1.5, float("nan"), float("inf"), True, "0.5", None, [0.5], 1j]
+
+
+def makers(name):
+    """Everything that has such a rate, as functions of it."""
+    found = [lambda p: Dropouts(**{name: p}), lambda p: RNN(3, 5, 2, **{name: p})]
+    return found if name == "dropout" else [*found, lambda p: RNNCell(3, 5, **{name: p})]
+
+
+@pytest.mark.parametrize("value", BAD_RATES, ids=repr)
+@pytest.mark.parametrize("name", RATES)
+def test_a_bad_rate_is_refused_at_once(name, value):
+    for make in makers(name):
+        with pytest.raises(ValueError, match=rf"^{name} should be a number in range \[0, 1\]") as raised:
+            draws_nothing(lambda make=make: make(value))
+        assert str(raised.value).endswith(f"got {value!r}")
+
+
+@pytest.mark.parametrize("value", BAD_RATES, ids=repr)
+@pytest.mark.parametrize("name", RATES)
+def test_a_bad_rate_set_later_is_refused_when_it_is_set(name, value):
+    """And leaves what was there."""
+    for make in makers(name)[1:]:
+        module = make(0.25)
+        before = repr(module)
+        with pytest.raises(ValueError, match=rf"^{name} should be a number in range \[0, 1\]"):
+            setattr(module, name, value)
+        assert getattr(module, name) == 0.25 and repr(module) == before
+
+
+@pytest.mark.parametrize("value", ["batch", None, 1, "Step"])
+def test_a_bad_scope(value):
+    words = f"^Unknown mask_scope {value!r}. Select from 'step' or 'sequence'.$"
+    for make in (Dropouts, lambda **options: RNN(3, 5, **options)):
+        with pytest.raises(ValueError, match=words):
+            draws_nothing(lambda make=make: make(mask_scope=value))
+    rnn = RNN(3, 5, hidden_dropout=0.5, mask_scope="sequence")
+    with pytest.raises(ValueError, match=words):
+        rnn.mask_scope = value
+    assert rnn.mask_scope == "sequence"
+    draws_nothing(lambda: rnn.eval()(torch.zeros(2, 3)))
+
+
+def test_a_rate_is_read_as_a_float():
+    rnn = RNN(3, 5, 2, dropout=1, hidden_dropout=0)
+    assert (rnn.dropout, rnn.hidden_dropout) == (1.0, 0.0) and isinstance(rnn.dropout, float)
+    rnn.hidden_dropout = 1
+    assert isinstance(rnn.hidden_dropout, float)
+
+
+def test_what_is_dropped():
+    assert not Dropouts().inside and not Dropouts().outside(3)
+    assert Dropouts(hidden_dropout=0.1).inside and Dropouts(recurrent_dropout=0.1).inside
+    assert not Dropouts(dropout=0.5, mask_scope="sequence").inside
+    assert Dropouts(dropout=0.5).outside(2) and not Dropouts(dropout=0.5).outside(1)
+    assert not Dropouts(hidden_dropout=0.5).outside(2)
+
+
+def test_what_is_changed():
+    assert Dropouts().changed() == {}
+    changed = {"dropout": 0.5, "hidden_dropout": 0.1, "recurrent_dropout": 1.0, "mask_scope": "sequence"}
+    assert Dropouts(**changed).changed() == changed
+    assert list(Dropouts(**changed).changed()) == list(changed)
+
+
+def test_they_do_not_change_but_are_replaced():
+    dropouts = Dropouts(hidden_dropout=0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        dropouts.hidden_dropout = 0.1
+    assert dropouts.replace("mask_scope", "sequence") == Dropouts(hidden_dropout=0.5, mask_scope="sequence")
+    assert dropouts == Dropouts(hidden_dropout=0.5)
+
+
+@pytest.mark.parametrize("through", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies(through):
+    dropouts = Dropouts(0.5, 0.25, 0.125, "sequence")
+    assert through(dropouts) == dropouts
+    # Those of a module are its own.
+    rnn = RNN(3, 5, 2, dropout=0.5, hidden_dropout=0.25)
+    other = through(rnn)
+    other.hidden_dropout = 0.0
+    assert rnn.hidden_dropout == 0.25 and other.dropout == 0.5
+
+
+@pytest.mark.parametrize("choices, words", [(("a",), "'a'"), (("a", "b"), "'a' or 'b'"), (("a", "b", "c"), "'a', 'b' or 'c'")])
+def test_check_choice(choices, words):
+    for choice in choices:
+        check_choice("letter", choice, choices)
+    with pytest.raises(ValueError, match=f"^Unknown letter 'd'. Select from {words}.$"):
+        check_choice("letter", "d", choices)
