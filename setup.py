@@ -53,7 +53,7 @@ setup(
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        *[f"Programming Language :: Python :: {version}" for version in ("3", "3.10", "3.11", "3.12", "3.13")],
+        *[f"Programming Language :: Python :: {version}" for version in ("3", "3.11")],
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

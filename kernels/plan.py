@@ -24,6 +24,13 @@ WAVES = 8
 MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for everything else
 
 
+REASONS = {  # for each strategy
+    "resident": "W_hh stays on one multiprocessor for all steps, in one launch",
+    "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
+    "stepwise": "one library product and one pointwise kernel a step",
+}
+
+
 class ResidentPlan(NamedTuple):
     rows: int  # of the batch, that a program owns
     width: int  # of a row in memory: H, padded to whole vector accesses
@@ -76,10 +83,6 @@ def choose(
         return Choice("reference", f"the kernels compute in float32, which is less than {dtype}: a plain loop", None, {})
     if B == 0:
         return Choice("reference", "there is nothing to compute: a plain loop", None, {})
-    why = {
-        "resident": "W_hh stays on one multiprocessor for all steps, in one launch",
-        "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
-    }
     rejected: dict[str, str] = {}
     for name, plan in (
         ("resident", plan_resident(H, B, dtype, device, tf32=tf32)),
@@ -94,8 +97,8 @@ def choose(
         elif waves > WAVES:
             rejected[name] = f"B = {B} is {waves} batch tiles for each program in turn, more than {WAVES}"
         else:
-            return Choice(name, why[name], plan, rejected)
-    return Choice("stepwise", "one library product and one pointwise kernel a step", None, rejected)
+            return Choice(name, REASONS[name], plan, rejected)
+    return Choice("stepwise", REASONS["stepwise"], None, rejected)
 
 
 @lru_cache(1024)

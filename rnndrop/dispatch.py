@@ -16,14 +16,12 @@ from .kernels import launch, plan
 
 StrategyName = Literal["auto", "cpu", "reference", "resident", "cooperative", "stepwise"]
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
-KERNELS = ("resident", "cooperative", "stepwise")
 REASONS = {
     "cpu": "in-place products by PyTorch, the rest by NumPy",
     "reference": "a plain loop of PyTorch operations",
-    "resident": "W_hh stays on one multiprocessor for all steps, in one launch",
-    "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
-    "stepwise": "one library product and one pointwise kernel a step",
+    **plan.REASONS,
 }
+KERNELS = tuple(plan.REASONS)
 
 
 class Problem(NamedTuple):
