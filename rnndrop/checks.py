@@ -22,19 +22,19 @@ def check_tensors(
 ) -> None:
     """RuntimeError where a layer's states, under their `names`, or weights are not of the shape that an input (..., `width`)
     of `batch` sequences asks for, or not of the dtype and on the device of `like`, that input."""
-    hidden, rows = weights.w_hh.shape[-1], cell.gates * weights.w_hh.shape[-1]
-    expected = [(batch, hidden)] * len(states) + [(rows, width), (rows, hidden), (rows,), (rows,)]
-    every = [*zip(names, states, strict=True), *zip(Weights._fields, weights, strict=True)]
-    for (name, tensor), shape in zip(every, expected, strict=True):
+    hidden = weights.w_hh.shape[-1]
+    rows, dtype, device = cell.gates * hidden, like.dtype, like.device
+    shapes = [*[(batch, hidden)] * len(states), (rows, width), (rows, hidden), (rows,), (rows,)]
+    for name, tensor, shape in zip((*names, *Weights._fields), (*states, *weights), shapes, strict=True):
         if tensor is None:
             continue
         if tensor.shape != shape:
             raise RuntimeError(f"Expected {name} size {shape}, got {list(tensor.shape)}")
-        if tensor.dtype != like.dtype:
-            raise RuntimeError(f"expected input and {name} to have the same dtype, got {like.dtype} and {tensor.dtype}")
-        if tensor.device != like.device:
+        if tensor.dtype != dtype:
+            raise RuntimeError(f"expected input and {name} to have the same dtype, got {dtype} and {tensor.dtype}")
+        if tensor.device != device:
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, but input is on {like.device} and {name} on {tensor.device}"
+                f"Expected all tensors to be on the same device, but input is on {device} and {name} on {tensor.device}"
             )
 
 

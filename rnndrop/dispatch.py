@@ -46,6 +46,10 @@ class Choice:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
+ONE_STEP = Choice("reference", "a single step is a few PyTorch operations")
+ON_THE_CPU = Choice("cpu", f"the input is on the CPU: {REASONS['cpu']}")
+
+
 def choose(strategy: str, problem: Problem) -> Choice:
     """What runs. Raises ValueError, with the reason, where a strategy asked for by name cannot."""
     if strategy != "auto":
@@ -55,9 +59,7 @@ def choose(strategy: str, problem: Problem) -> Choice:
         return _on_cuda(problem)
     if kind not in ("cpu", "meta"):
         return Choice("reference", f"there are no kernels for {kind}: {REASONS['reference']}")
-    if problem.steps == 1:
-        return Choice("reference", "a single step is a few PyTorch operations")
-    return Choice("cpu", f"the input is on the CPU: {REASONS['cpu']}")
+    return ONE_STEP if problem.steps == 1 else ON_THE_CPU
 
 
 def _by_name(strategy: str, problem: Problem) -> Choice:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import dispatch, reference
+from . import reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
 from .mask import Mask, check_seed, scale, stream, unpacked
@@ -95,11 +95,7 @@ def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cel
     Raises:
         ValueError: one asked for by name that cannot run, with the reason.
     """
-    if not computes_now(input):
-        return strategy
-    packed = len(steps.runs) > 1
-    problem = dispatch.Problem(input.device, input.dtype, steps.count, steps.batch, columns, packed, cell.mode)
-    return dispatch.choose(strategy, problem).strategy
+    return layer_operator.resolved(strategy, input, steps, columns, cell.mode) if computes_now(input) else strategy
 
 
 def dropout_between(x: Tensor, dropouts: Dropouts, masks: Masks, directions: int) -> Tensor:

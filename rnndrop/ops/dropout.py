@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import dispatch
 from ..mask import Mask
-from .eager import computes_now
+from .eager import Function, computes_now
 
 
 def dropout(x: Tensor, mask: Mask) -> Tensor:
@@ -37,7 +37,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return dropout(grad, Mask(keep, ctx.scale)), None, None
 
 
-class _Function(torch.autograd.Function):
+class _Function(Function):
     forward = staticmethod(_forward)
     setup_context = staticmethod(_save)
     backward = staticmethod(_backward)

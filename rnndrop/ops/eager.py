@@ -1,6 +1,8 @@
-"""When an operator may compute at once."""
+"""Operators in eager mode: when they may compute at once, and how they are called."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,3 +17,13 @@ def computes_now(x: Tensor) -> bool:
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
         raise RuntimeError("torch.jit.trace cannot record dropout inside a layer: trace in evaluation, or use torch.export")
     return type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
+
+
+class Function(torch.autograd.Function):
+    """An autograd.Function called without what PyTorch adds for defaults of arguments, which costs as much as a small step."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]

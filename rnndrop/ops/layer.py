@@ -6,7 +6,6 @@ Both compute on the backend of a strategy. The derivatives of the gradient go th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -14,28 +13,23 @@ from torch import Tensor
 
 from .. import dispatch, reference
 from ..autocast import suspended
-from ..backends.base import Backend, Layer, Masks, Needs
+from ..backends.base import Layer, Masks, Needs
 from ..cell import CELLS, Cell, Weights
 from ..mask import Mask, unpacked
 from ..steps import Steps
-from .eager import computes_now
+from .eager import Function, computes_now
 from .vmap import one_by_one
 
 MaybeTensor = Tensor | None
 
 
 class Call(NamedTuple):
-    """What of a layer is no tensor. `scales`: of the masks of the cell's kinds, in their order."""
+    """What of a layer is no tensor. `scales`: of the masks of the cell's kinds, in their order. `strategy`: not "auto"."""
 
     scales: Sequence[float]
     steps: Steps
     cell: Cell
     strategy: str
-
-    def backend(self, x: Tensor, hidden_size: int) -> Backend:
-        steps, packed = self.steps, len(self.steps.runs) > 1
-        problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, packed, self.cell.mode)
-        return dispatch.backend(dispatch.choose(self.strategy, problem).strategy)
 
     def masks(self, keeps: Sequence[MaybeTensor]) -> Masks:
         given = zip(self.cell.kinds, keeps, self.scales, strict=True)
@@ -48,6 +42,13 @@ class Call(NamedTuple):
         keeps, (output, *saved) = rest[: len(self.cell.kinds)], rest[len(self.cell.kinds) :]
         weights = Weights(w_ih, w_hh, b_ih, b_hh)
         return Layer(input, states, weights, self.masks(keeps), self.steps, self.cell, output, saved)
+
+
+def resolved(strategy: str, x: Tensor, steps: Steps, hidden_size: int, mode: str) -> str:
+    """The strategy that runs. ValueError, with the reason, where one asked for by name cannot."""
+    packed = len(steps.runs) > 1
+    problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, packed, mode)
+    return dispatch.choose(strategy, problem).strategy
 
 
 def layer(
@@ -76,7 +77,7 @@ def layer(
 
 def _forward(call: Call, input: Tensor, states: Sequence[Tensor], weights: Weights, keeps: Sequence[MaybeTensor]) -> Any:
     with suspended(input):
-        run = call.backend(input, weights.w_hh.shape[1]).forward
+        run = dispatch.backend(call.strategy).forward
         return run(input, states, weights, call.masks(keeps), call.steps, call.cell)
 
 
@@ -84,7 +85,7 @@ def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Seq
     """The gradients asked for by `flags`, of input, w_ih, w_hh, b_ih, b_hh and the states."""
     input, w_ih, w_hh, b_ih, b_hh = flags[:5]
     with suspended(layer.input):
-        run = call.backend(layer.input, layer.weights.w_hh.shape[1]).backward
+        run = dispatch.backend(call.strategy).backward
         found = run(layer, grads[0], grads[1:], Needs(input, w_ih, w_hh, b_ih or b_hh))
     bias = found.bias.clone() if b_ih and b_hh and found.bias is not None else found.bias
     every = found.input, found.w_ih, found.w_hh, found.bias, bias, *found.states
@@ -114,7 +115,7 @@ def _filled(values: Sequence[Any], flags: Sequence[bool], new: Sequence[Tensor])
 # Eager mode.
 
 
-class _Layer(torch.autograd.Function):
+class _Layer(Function):
     @staticmethod
     def forward(call: Call, input: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: MaybeTensor, b_hh: MaybeTensor, *rest: Any) -> Any:
         states, keeps = rest[: len(call.cell.states)], rest[len(call.cell.states) :]
@@ -154,11 +155,7 @@ class _Layer(torch.autograd.Function):
         return one_by_one(_Layer, info, in_dims, args)
 
 
-# autograd asks for the signature at every call; to work it out takes longer than to run a small step.
-_Layer.forward.__signature__ = signature(_Layer.forward)  # type: ignore[attr-defined]
-
-
-class _LayerBackward(torch.autograd.Function):
+class _LayerBackward(Function):
     """The gradients that are asked for, to be differentiated again."""
 
     @staticmethod
@@ -228,7 +225,8 @@ def _operator_forward(
     cell: str,
     strategy: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    call = Call(scales, Steps(count, batch, batch_sizes, reverse), CELLS[cell], strategy)
+    steps = Steps(count, batch, batch_sizes, reverse)
+    call = Call(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
     output, last, saved = _forward(call, input, states, Weights(w_ih, w_hh, b_ih, b_hh), keeps)
     return output, last, saved
 
@@ -252,7 +250,8 @@ def _operator_backward(
     grads: Sequence[MaybeTensor],
     flags: Sequence[bool],
 ) -> list[Tensor]:
-    call = Call(scales, Steps(count, batch, batch_sizes, reverse), CELLS[cell], strategy)
+    steps = Steps(count, batch, batch_sizes, reverse)
+    call = Call(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
     row = [input, w_ih, w_hh, b_ih, b_hh, *states, *keeps, *made]
     return _backward(call.layer(row), call, grads, flags)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import dispatch, reference
 from ..mask import Mask, scale, threshold, unpacked
-from .eager import computes_now
+from .eager import Function, computes_now
 from .mask import draw
 
 
@@ -71,7 +71,7 @@ def _backward_mask(keep: Tensor, seed: Tensor, y: Tensor, p: float, stream: int,
     return unpacked(Mask(keep, scale(p)), y.shape[1])
 
 
-class _Function(torch.autograd.Function):
+class _Function(Function):
     forward = staticmethod(_forward)
     setup_context = staticmethod(_save)
     backward = staticmethod(_gradient)

@@ -30,11 +30,11 @@ class Cpu(GateBackend):
         _project(input, weights, out=output)
         from_h_0 = _scaled(w_hh.t(), recurrent)
         from_h = _scaled(from_h_0, hidden)  # of what has no scale yet
-        drop, turns = _dropper(h_0, recurrent), CELLS[cell.mode].forward(output, masks, steps, cell)
+        drop = _dropper(h_0, recurrent)
         h_n, h_0_bits, first = torch.empty_like(h_0), bits_of(h_0), ranges[0][1] - ranges[0][0]
         h, h_bits, weight = h_0[:first], h_0_bits[:first], from_h_0
-        rows = steps.split(result), rows_of(bits_of(output), ranges), step_masks(recurrent, steps, output)
-        for gates, bits, r in zip(*rows, strict=False):
+        cell_steps = CELLS[cell.mode].forward(output, masks, steps, cell)
+        for (gates, bits), r in zip(cell_steps, step_masks(recurrent, steps, output), strict=False):
             if len(bits) != len(h_bits):  # some sequences ended, or some begin, from h_0
                 carried = min(len(bits), len(h_bits))
                 h_n[carried : len(h_bits)] = h[carried:]
@@ -43,7 +43,6 @@ class Cpu(GateBackend):
                 gates[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), weight)
             else:
                 gates.addmm_(drop(h, h_bits, r), weight)
-            next(turns)
             h, h_bits, weight = gates, bits, from_h
         h_n[: len(h_bits)] = h
         if hidden is not None:
@@ -58,7 +57,7 @@ class Cpu(GateBackend):
         recurrent, grad_h_n = layer.masks.get("recurrent"), grad_states[0]
         weight, drop = _scaled(layer.weights.w_hh, recurrent), _dropper(h_0, recurrent)
         gates, grad_h_0, grad_h = torch.empty_like(output), torch.empty_like(h_0), torch.empty_like(h_0)
-        turns = CELLS[layer.cell.mode].backward(gates, grad_h, layer, steps)
+        cell_steps = CELLS[layer.cell.mode].backward(gates, grad_h, layer, steps)
 
         def to_earlier(later: Tensor, r: np.ndarray | None, first: int = 0) -> Tensor:
             product = later @ weight
@@ -66,10 +65,10 @@ class Cpu(GateBackend):
 
         later, later_size, later_r = gates[:0], 0, None
         total, size = grad_h[:0], 0
-        rows = steps.split(grad_output), steps.split(gates), steps.ranges, step_masks(recurrent, steps, output)
-        for g, a, (start, stop), r in zip(*rows, strict=False):
-            if size != stop - start:
-                size = stop - start
+        keeps = step_masks(recurrent, steps, output)
+        for a, g, r in zip(cell_steps, steps.split(grad_output), keeps, strict=False):
+            if size != len(a):
+                size = len(a)
                 total = grad_h[:size]
             if size == later_size and recurrent is None:
                 torch.addmm(g, later, weight, out=total)
@@ -82,7 +81,6 @@ class Cpu(GateBackend):
                 total[carried:] = g[carried:]  # these end here
                 if grad_h_n is not None:
                     total[carried:] += grad_h_n[carried:size]
-            next(turns)
             later, later_size, later_r = a, size, r
         grad_h_0[:later_size] = to_earlier(later, later_r)
         return gates, [grad_h_0]

@@ -13,27 +13,26 @@ from ..base import Layer, Masks
 from .elements import activation_of, bits_of, multiplier, numbers_of, rows_of, slopes_of, step_masks
 
 
-def forward(gates: Tensor, masks: Masks, steps: Steps, cell: Cell) -> Iterator[None]:
-    """Each turn makes the gates of the next step, (N, H), its states, as yet without the hidden mask's scale."""
+def forward(gates: Tensor, masks: Masks, steps: Steps, cell: Cell) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """The rows of each step of `gates` (N, H), into which the pre-activations are to go, and their bits; asked for the next,
+    it makes them the states, as yet without the hidden mask's scale."""
     activate, ranges = activation_of(cell.activation, gates), steps.ranges
-    rows = rows_of(numbers_of(gates), ranges), rows_of(bits_of(gates), ranges)
-    for numbers, bits, keep in zip(*rows, step_masks(masks.get("hidden"), steps, gates), strict=False):
+    rows = steps.split(gates), rows_of(numbers_of(gates), ranges), rows_of(bits_of(gates), ranges)
+    for tensor, numbers, bits, keep in zip(*rows, step_masks(masks.get("hidden"), steps, gates), strict=False):
+        yield tensor, bits
         activate(numbers, numbers)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
-        yield
 
 
-def backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[None]:
-    """Each turn writes the gradient of the next step's gates, (N, H), from that of its states in `grad_h` (B, H).
-
-    `steps` stand in the order of the backward pass.
-    """
+def backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
+    """The rows of each step of `gates` (N, H); asked for the next, it writes their gradient, from that of the step's states in
+    the first rows of `grad_h` (B, H). `steps` stand in the order of the backward pass."""
     output, hidden, multiply = layer.rows, layer.masks.get("hidden"), multiplier(layer.output)
     slopes = slopes_of(gates, output, steps.ranges, 1.0 if hidden is None else hidden.scale, layer.cell.activation)
-    grads, rows = numbers_of(grad_h), rows_of(bits_of(gates), steps.ranges)
-    for slope, bits, keep in zip(slopes, rows, step_masks(hidden, steps, output), strict=False):
+    grads, rows = numbers_of(grad_h), (steps.split(gates), slopes, rows_of(bits_of(gates), steps.ranges))
+    for tensor, slope, bits, keep in zip(*rows, step_masks(hidden, steps, output), strict=False):
+        yield tensor
         multiply(slope, grads[: len(bits)], out=slope)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
-        yield
