@@ -61,14 +61,15 @@ SIZES = {
     },
 }
 
-PAIR = 8  # bytes of the two registers that ptxas may give up though there are more, to fit a program more on a multiprocessor
+PAIR = 8  # bytes that may be spilled: ptxas gives up two registers to fit one program more on a multiprocessor
 SCARCE = {(128, "fp32"), (250, "bf16"), (256, "bf16"), (1024, "fp32"), (1024, "bf16")}
 
 HEAD = """# What the kernels take of a multiprocessor
 
 Registers a thread / bytes of shared memory a block, as compiled for each device; a thread may have 255 registers, on
-gfx942 512. No kernel spills or has a stack, but for "+ 8": a pair of registers that the assembler gives up though there are
-more, to fit one program more on a multiprocessor. A dash: the plan refuses that shape there, and another strategy runs it.
+gfx942 512. No kernel spills or has a stack, but for "+ n": at most 8 bytes, two registers that the assembler gives up though
+there are more, to fit one program more on a multiprocessor (gfx942: scalar registers). A dash: the plan refuses that shape there,
+and another strategy runs it.
 Triton {version} only, others compile to other numbers; written by `python -m tests.kernels.resources --write`.
 
 """
