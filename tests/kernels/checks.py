@@ -2,16 +2,12 @@
 
 import torch
 
+from tests import stream
+from tests.helpers import seed_tensor
 from tests.tolerances import EPSILON, POINTWISE, POINTWISE_GRADIENT
 from tests.triton_driver import backend as backend_name
 
-from . import mask_stream
-
 SEED, STREAM = -42, 1 << 32 | 6
-
-
-def seed_tensor(device, value=SEED):
-    return torch.tensor([value], dtype=torch.int64, device=device)
 
 
 def inputs(rows, columns, dtype, device):
@@ -39,11 +35,11 @@ def against_float64(
 ):
     """Output and gradient of every element; exact zeros where the mask drops, whatever is there."""
     x, grad = (stride(v) for v in inputs(rows, columns, dtype, device))
-    scale, seed = mask_stream.scale(threshold), seed_tensor(device)
+    scale, seed = stream.scale_of(threshold), seed_tensor(SEED, device)
     y = forward(x, seed, threshold, scale, STREAM, nonlinearity=nonlinearity, row_start=row_start)
     dx = backward(grad, y, seed, threshold, scale, STREAM, nonlinearity=nonlinearity, row_start=row_start)
 
-    keep = mask_stream.keep(SEED, rows, columns, threshold, STREAM, row_start)
+    keep = stream.keep(SEED, rows, columns, threshold, STREAM, row_start)
     exact = x.cpu().double().requires_grad_()
     expected = torch.where(keep, getattr(torch, nonlinearity)(exact) * scale, 0.0)
     (slope,) = torch.autograd.grad(expected, exact, torch.ones_like(expected))
@@ -70,8 +66,8 @@ def steps_are_rows(forward, backward, device, *, steps=4, batch=3, columns=33):
     """Step after step gives what one call on all rows gives, and no two steps share a mask."""
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.rand((steps * batch, columns), generator=generator).to(device) + 0.1 for _ in range(2))
-    rest = (seed_tensor(device), 32768, 2.0, STREAM)
-    keep = mask_stream.keep(SEED, steps * batch, columns, 32768, STREAM).to(device)
+    rest = (seed_tensor(SEED, device), 32768, 2.0, STREAM)
+    keep = stream.keep(SEED, steps * batch, columns, 32768, STREAM).to(device)
     for t in range(steps):
         rows = slice(t * batch, (t + 1) * batch)
         y = forward(x[rows], *rest, row_start=t * batch)

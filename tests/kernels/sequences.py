@@ -1,19 +1,20 @@
 """What must hold of a strategy's forward and backward over a sequence; tests give it the real ones and broken ones."""
 
-import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rnndrop import reference
+from rnndrop.cell import CELLS, Weights
 from rnndrop.kernels.launch import MaskBits
+from rnndrop.mask import Mask
+from rnndrop.steps import Steps
+from tests import stream
 from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
-from . import mask_stream
-
 STEP, ONCE = "step", "sequence"  # scopes of a mask
-NONLINEARITY = {"RNN_TANH": torch.tanh, "RNN_RELU": torch.relu}
 
 
 class Case(NamedTuple):
@@ -50,7 +51,7 @@ class Case(NamedTuple):
 
     @property
     def scales(self) -> tuple[float, float]:
-        return tuple(1.0 if threshold is None else mask_stream.scale(threshold) for threshold in self.thresholds)
+        return tuple(1.0 if threshold is None else stream.scale_of(threshold) for threshold in self.thresholds)
 
 
 class Inputs(NamedTuple):
@@ -72,9 +73,7 @@ def inputs(case: Case) -> Inputs:
     B, H = case.step_sizes[0], case.H
     size = 0.7 / H**0.5 / max(1.0, *case.scales)
     keeps = [
-        None
-        if threshold is None
-        else mask_stream.keep(-7, sum(case.step_sizes) if scope == STEP else B, H, threshold, kind << 32)
+        None if threshold is None else stream.keep(-7, sum(case.step_sizes) if scope == STEP else B, H, threshold, kind << 32)
         for kind, (threshold, scope) in enumerate(zip(case.thresholds, case.scopes, strict=True))
     ]
     return Inputs(normal(*case.shape), normal(B, H), normal(H, H, size=size), normal(*case.shape), normal(B, H), keeps)
@@ -83,33 +82,20 @@ def inputs(case: Case) -> Inputs:
 def masks(case: Case, keeps: list, device: str) -> list[MaskBits | None]:
     """Hidden and recurrent as the launchers take them."""
     pairs = zip(keeps, case.scales, strict=True)
-    return [None if keep is None else MaskBits(mask_stream.pack(keep).to(device), scale) for keep, scale in pairs]
+    return [None if keep is None else MaskBits(stream.pack(keep).to(device), scale) for keep, scale in pairs]
 
 
 def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """output, grad_gates and grad_h_0 by the obvious loop, in float64."""
-    x, h_0, w = (v.double() for v in given[:3])
-    x, h_0 = x.requires_grad_(), h_0.requires_grad_()
-    sizes, H = case.step_sizes, case.H
-    rows = [range(stop - size, stop) for size, stop in zip(sizes, itertools.accumulate(sizes), strict=True)]
-    outputs, h = [h_0] * len(sizes), h_0
-    for t in reversed(range(len(sizes))) if case.reverse else range(len(sizes)):
-        n = sizes[t]
-        entering = _dropped(case, given.keeps, 1, rows[t], h[:n])
-        y = NONLINEARITY[case.cell](x.view(-1, H)[rows[t].start : rows[t].stop] + entering @ w.t())
-        y = _dropped(case, given.keeps, 0, rows[t], y)
-        outputs[t], h = y, torch.cat([y, h[n:]])
-    output = torch.cat(outputs).view(case.shape)
-    grads = torch.autograd.grad([output, h], [x, h_0], [given.grad_output.double(), given.grad_h_n.double()])
+    """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is."""
+    x, h_0 = (v.double().requires_grad_() for v in given[:2])
+    weights = Weights(torch.eye(case.H, dtype=torch.float64), given.w_hh.double(), None, None)
+    kept = zip(("hidden", "recurrent"), given.keeps, case.scales, strict=True)
+    masks = {kind: Mask(keep, scale) for kind, keep, scale in kept if keep is not None}
+    sizes = None if case.sizes is None else torch.tensor(case.sizes)
+    steps = Steps(len(case.step_sizes), case.step_sizes[0], sizes, case.reverse)
+    output, (h_n,) = reference.layer(x, [h_0], weights, masks, steps, CELLS[case.cell])
+    grads = torch.autograd.grad([output, h_n], [x, h_0], [given.grad_output.double(), given.grad_h_n.double()])
     return output.detach(), *grads
-
-
-def _dropped(case: Case, keeps: list, kind: int, rows: range, x: Tensor) -> Tensor:
-    """x of a step with the mask of a kind; `rows` are the step's rows of the data."""
-    if keeps[kind] is None:
-        return x
-    first = rows.start if case.scopes[kind] == STEP else 0
-    return torch.where(keeps[kind][first : first + len(rows)], x * case.scales[kind], 0.0)
 
 
 def run(strategy, case: Case, given: Inputs, device: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from rnndrop.kernels.activation_dropout import backward, forward
+from tests import stream
+from tests.helpers import seed_tensor
 
-from . import checks, mask_stream
+from . import checks
 
 SHAPES = [(1, 1), (300, 1), (5, 16), (7, 33), (3, 100), (16, 64), (2, 1100)]
 STRIDES = {
@@ -50,14 +52,14 @@ def test_steps_are_rows(device):
 
 def test_a_kept_zero_passes_the_gradient(device):
     x = torch.zeros(4, 32, device=device)
-    rest = (checks.seed_tensor(device), 32768, 2.0, checks.STREAM)
+    rest = (seed_tensor(checks.SEED, device), 32768, 2.0, checks.STREAM)
     dx = backward(torch.ones_like(x), forward(x, *rest), *rest)
-    assert torch.equal(dx.cpu(), mask_stream.keep(checks.SEED, 4, 32, 32768, checks.STREAM) * 2.0)
+    assert torch.equal(dx.cpu(), stream.keep(checks.SEED, 4, 32, 32768, checks.STREAM) * 2.0)
 
 
 def test_more_is_added_to_the_gradient(device):
     x, grad, more = torch.randn(3, 9, 40, device=device)
-    rest = (checks.seed_tensor(device), 16384, 4 / 3, 5)
+    rest = (seed_tensor(checks.SEED, device), 16384, 4 / 3, 5)
     y = forward(x, *rest)
     assert torch.equal(backward(grad, y, *rest, more=more), backward(grad + more, y, *rest))
     assert torch.equal(backward(grad, y, *rest, more=more[:1].expand(9, -1)), backward(grad + more[:1], y, *rest))
@@ -65,7 +67,7 @@ def test_more_is_added_to_the_gradient(device):
 
 def test_out_and_in_place(device):
     x = torch.randn(6, 20, device=device)
-    rest = (checks.seed_tensor(device), 16384, 4 / 3, 5)
+    rest = (seed_tensor(checks.SEED, device), 16384, 4 / 3, 5)
     y = forward(x, *rest)
     same = x.clone()
     assert forward(same, *rest, out=same) is same and torch.equal(same, y)
@@ -77,7 +79,7 @@ def test_out_and_in_place(device):
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
 def test_empty(shape, device):
     x = torch.empty(shape, device=device)
-    rest = (checks.seed_tensor(device), 16384, 4 / 3, 5)
+    rest = (seed_tensor(checks.SEED, device), 16384, 4 / 3, 5)
     assert forward(x, *rest).shape == backward(x, x, *rest).shape == shape
 
 
@@ -100,7 +102,7 @@ def test_addresses_past_32_bits(shape, stride, device, tmp_path):
 
     x, y, dx = spread(), spread(), spread()
     x.copy_(torch.randn(shape))
-    rest = (checks.seed_tensor(device), 16384, 4 / 3, 5)
+    rest = (seed_tensor(checks.SEED, device), 16384, 4 / 3, 5)
     forward(x, *rest, out=y)
     assert torch.equal(y, forward(x.contiguous(), *rest))
     backward(x, y, *rest, out=dx)

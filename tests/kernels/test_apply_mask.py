@@ -3,16 +3,15 @@ import torch
 
 from rnndrop.kernels.apply_mask import apply_mask
 from rnndrop.kernels.launch import MaskBits
-
-from . import mask_stream
+from tests import stream
 
 
 def masked(x, mask_rows=None, threshold=20000, seed=3, device="cpu", **options):
     """apply_mask's result and the right one."""
     rows, columns = x.shape
-    keep = mask_stream.keep(seed, mask_rows or rows, columns, threshold, 0)
-    scale = mask_stream.scale(threshold)
-    found = apply_mask(x, MaskBits(mask_stream.pack(keep).to(device), scale), **options)
+    keep = stream.keep(seed, mask_rows or rows, columns, threshold, 0)
+    scale = stream.scale_of(threshold)
+    found = apply_mask(x, MaskBits(stream.pack(keep).to(device), scale), **options)
     keep = keep.repeat(-(-rows // len(keep)), 1)[:rows].to(device)
     return found, torch.where(keep, (x.float() * scale).to(x.dtype), torch.zeros_like(x))
 
@@ -36,7 +35,7 @@ def test_rows_of_a_mask_per_sequence_repeat(mask_rows, device):
 def test_a_dropped_nan_is_0_and_a_kept_one_stays(device):
     x = torch.full((4, 40), float("nan"), device=device)
     found, _ = masked(x, threshold=32768, device=device)
-    keep = mask_stream.keep(3, 4, 40, 32768, 0)
+    keep = stream.keep(3, 4, 40, 32768, 0)
     assert torch.equal(found.isnan().cpu(), keep) and (found.cpu()[~keep] == 0).all()
 
 

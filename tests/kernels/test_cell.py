@@ -5,10 +5,10 @@ import torch
 import triton
 import triton.language as tl
 
+from rnndrop import reference
+from rnndrop.cell import CELLS
+from rnndrop.kernels import plan
 from rnndrop.kernels.cell import cell_backward, cell_forward
-from rnndrop.kernels.plan import CELLS
-
-from .sequences import NONLINEARITY
 
 
 @triton.jit
@@ -19,14 +19,14 @@ def cell_kernel(gates_ptr, grad_ptr, h_ptr, grad_gates_ptr, scale, inverse_scale
     tl.store(grad_gates_ptr + i, cell_backward(tl.load(grad_ptr + i), h, scale, inverse_scale, CELL))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", plan.CELLS)
 @pytest.mark.parametrize("scale", [1.0, 4 / 3])
 def test_forward_and_backward(cell, scale, device):
     inf, nan = float("inf"), float("nan")
     gates = torch.cat([torch.randn(58), torch.tensor([0.0, -0.0, inf, -inf, nan, 1e-30])]).requires_grad_()
     grad = torch.randn(64)
     grad[3] = grad[58] = nan
-    expected = NONLINEARITY[cell](gates) * scale
+    expected = reference.ACTIVATIONS[CELLS[cell].activation](gates) * scale
     (expected_grad,) = torch.autograd.grad(expected, gates, grad)
     h, grad_gates = torch.empty(2, 64, device=device)
     cell_kernel[(1,)](gates.detach().to(device), grad.to(device), h, grad_gates, scale, 1 / scale, 64, cell)

@@ -7,8 +7,7 @@ import triton.language as tl
 
 from rnndrop.kernels import mask_bits
 from rnndrop.kernels.tile_layout import tile_columns, tile_rows
-
-from . import mask_stream
+from tests import stream
 
 
 @triton.jit
@@ -38,8 +37,8 @@ def words_kernel(bits_ptr, out_ptr, rows, H, ROWS: tl.constexpr, COLUMNS: tl.con
 
 def a_mask(rows, H, device):
     """Booleans, and their bits at the end of what was allocated: a reader that goes on past them leaves the tensor."""
-    keep = mask_stream.keep(11, rows, H, 30000, 0)
-    return keep, mask_stream.pack(keep).to(device)
+    keep = stream.keep(11, rows, H, 30000, 0)
+    return keep, stream.pack(keep).to(device)
 
 
 SIZES = [1, 16, 31, 32, 33, 64, 65, 80, 96, 100, 128]

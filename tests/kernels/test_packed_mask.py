@@ -2,61 +2,44 @@ import pytest
 import torch
 
 from rnndrop.kernels.packed_mask import packed_mask
-
-from . import mask_stream
+from tests import stream
+from tests.helpers import seed_tensor
 
 SHAPES = [(1, 1), (3, 16), (7, 33), (5, 100), (64, 48), (2, 4100), (300, 5)]
 THRESHOLDS = [0, 1, 16384, 32767, 32768, 32769, 58982, 65535, 65536]
 
 
-def seed_tensor(value, device):
-    return torch.tensor([value], dtype=torch.int64, device=device)
-
-
 @pytest.mark.parametrize("rows, columns", SHAPES)
-def test_equals_numpy(rows, columns, device):
+def test_equals_the_definition(rows, columns, device):
     words = packed_mask(seed_tensor(1234, device), rows, columns, 20000, 7)
     assert words.shape == (rows, -(-columns // 32)) and words.dtype == torch.int32
-    assert torch.equal(mask_stream.unpack(words, columns), mask_stream.keep(1234, rows, columns, 20000, 7))
+    assert torch.equal(stream.unpack(words, columns), stream.keep(1234, rows, columns, 20000, 7))
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_every_kind_of_threshold(threshold, device):
     words = packed_mask(seed_tensor(5, device), 40, 96, threshold, 1)
-    assert torch.equal(mask_stream.unpack(words, 96), mask_stream.keep(5, 40, 96, threshold, 1))
+    assert torch.equal(stream.unpack(words, 96), stream.keep(5, 40, 96, threshold, 1))
 
 
 def test_thresholds_of_the_words_that_are_there(device):
     """A word equal to the threshold is kept and the next threshold drops it, for the words of one block."""
-    for word in {0x0, 0x7FFF, 0x8000, 0xFFFF} | first_words():
+    for word in {0x0, 0x7FFF, 0x8000, 0xFFFF} | set(stream.words_of_row(99, 3, 0, 16)):
         for threshold in {word, word + 1}:
             words = packed_mask(seed_tensor(99, device), 1, 16, threshold, 3)
-            assert torch.equal(mask_stream.unpack(words, 16), mask_stream.keep(99, 1, 16, threshold, 3))
-
-
-def first_words():
-    """The sixteen words of row 0, found from the mask alone."""
-    found = set()
-    for column in range(16):
-        low, high = 0, 65536
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if mask_stream.keep_one(99, 0, column, 16, middle, 3) else (low, middle)
-        found.add(low)
-    return found
+            assert torch.equal(stream.unpack(words, 16), stream.keep(99, 1, 16, threshold, 3))
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
-@pytest.mark.parametrize("stream", [0, 1, 2**32, 2 << 32 | 5 << 1 | 1])
-def test_equals_python_integers(seed, stream, device):
-    mask = mask_stream.unpack(packed_mask(seed_tensor(seed, device), 3, 35, 32768, stream), 35)
-    expected = [[mask_stream.keep_one(seed, r, c, 35, 32768, stream) for c in range(35)] for r in range(3)]
-    assert mask.tolist() == expected
+@pytest.mark.parametrize("key", [0, 1, 2**32, 2 << 32 | 5 << 1 | 1])
+def test_every_key(seed, key, device):
+    mask = stream.unpack(packed_mask(seed_tensor(seed, device), 3, 35, 32768, key), 35)
+    assert torch.equal(mask, stream.keep(seed, 3, 35, 32768, key))
 
 
 def test_out_and_empty(device):
     seed = seed_tensor(3, device)
     out = torch.empty((4, 2), dtype=torch.int32, device=device)
     assert packed_mask(seed, 4, 40, 16384, 0, out=out) is out
-    assert torch.equal(mask_stream.unpack(out, 40), mask_stream.keep(3, 4, 40, 16384, 0))
+    assert torch.equal(stream.unpack(out, 40), stream.keep(3, 4, 40, 16384, 0))
     assert packed_mask(seed, 0, 40, 16384, 0).shape == (0, 2)

@@ -5,7 +5,7 @@ import torch
 
 from rnndrop.kernels import activation_dropout
 
-from . import checks, mask_stream
+from . import checks
 
 CHECKS = [checks.against_float64, checks.steps_are_rows]
 

@@ -7,10 +7,11 @@ import torch
 
 from rnndrop.kernels import cooperative, resident, stepwise
 from rnndrop.kernels.launch import MaskBits
+from tests import stream
 from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
-from . import mask_stream, sequences
+from . import sequences
 from .sequences import Case
 
 STRATEGIES = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
@@ -92,7 +93,7 @@ def test_a_gradient_from_the_sign_of_the_output_is_seen(strategy, device):
     """Kept is where the output is positive (trident)."""
 
     def backward(grad_output, grad_h_n, output, w_hh, hidden, recurrent, **options):
-        positive = mask_stream.pack(output.view(-1, CASE.H).cpu() > 0).to(device)
+        positive = stream.pack(output.view(-1, CASE.H).cpu() > 0).to(device)
         return strategy.backward(grad_output, grad_h_n, output, w_hh, MaskBits(positive, hidden.scale), recurrent, **options)
 
     with pytest.raises(AssertionError, match="differs by"):
