@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rnndrop.kernels import activation_dropout
+from tests import stream as mask_stream
 
 from . import checks
 
