@@ -10,7 +10,7 @@
     tile_layout         the tile that `resident` keeps in registers
     packed_mask         a mask written as bits, which the sequence kernels read
     apply_mask          a packed mask applied to rows
-    activation_dropout  activation and dropout in one pass, masks made in registers
+    activation_dropout  tanh and dropout in one pass, masks made in registers
     resident            a whole sequence in one launch, the recurrent weight on one multiprocessor
     cooperative         a whole sequence in one cooperative launch, the weight spread over many multiprocessors
     stepwise            one library product and one pointwise kernel a step

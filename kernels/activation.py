@@ -5,30 +5,15 @@ import triton.language as tl
 
 
 @triton.jit
-def activation(x, NONLINEARITY: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr):
-    """f(x) in fp32, as accurate as a result stored as DTYPE needs it. NONLINEARITY: "tanh", "relu" or "identity".
-    TANH: "exact", or "hardware", one instruction of NVIDIA's GPUs."""
-    if NONLINEARITY == "identity":
-        return x
-    elif NONLINEARITY == "relu":
-        return relu(x)
-    elif TANH == "hardware":
+def tanh_for_dtype(x, DTYPE: tl.constexpr, TANH: tl.constexpr):
+    """tanh(x) in fp32, as accurate as a result stored as DTYPE needs it. TANH: "exact", or "hardware", one instruction of
+    NVIDIA's GPUs."""
+    if TANH == "hardware":
         return tanh_hardware(x)
     elif DTYPE.primitive_bitwidth == 16:
         return tanh_short(x)
     else:
         return tanh(x)
-
-
-@triton.jit
-def activation_backward(grad, y, scale, inverse_scale, NONLINEARITY: tl.constexpr):
-    """grad * scale * f'(x), from y = scale * f(x) and inverse_scale = 1 / scale."""
-    if NONLINEARITY == "identity":
-        return grad * scale
-    elif NONLINEARITY == "relu":
-        return relu_backward(grad, y, scale)
-    else:
-        return tanh_backward(grad, y, scale, inverse_scale)
 
 
 @triton.jit

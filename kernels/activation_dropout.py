@@ -1,8 +1,8 @@
-"""Activation and dropout in one pass: y = keep * scale * f(x), the mask made in registers and never stored.
+"""tanh and dropout in one pass: y = keep * scale * tanh(x), the mask made in registers and never stored.
 
 A program owns ROWS rows of BLOCKS blocks of sixteen columns and calls Philox once a block. Memory is read and written
 sixteen bytes a thread, so a block belongs to several threads, which gather its sixteen bits. Forward reads x and writes
-y; backward reads y and its gradient and writes the gradient of x: f(x) is y / scale where the remade mask keeps it.
+y; backward reads y and its gradient and writes the gradient of x: tanh(x) is y / scale where the remade mask keeps it.
 
 By counts and data sheets fp32 is bound by memory; 16 bit by memory on an A100, barely, and by the instructions on an H100,
 of which Philox is a third. Not timed.
@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import activation, activation_backward
+from .activation import tanh_backward, tanh_for_dtype
 from .launch import on_device
 from .philox import keep_bits
 
 
-@triton.jit(do_not_specialize=["rows", "row_start", "threshold", "scale", "stream"])
+@triton.jit(do_not_specialize=["rows", "threshold", "scale", "stream"])
 def forward_kernel(
     x_ptr,  # (rows, columns), of any strides
     x_row,
@@ -29,30 +29,25 @@ def forward_kernel(
     seed_ptr,  # (1,) int64
     rows: tl.int64,
     columns,
-    row_start: tl.int64,  # of the mask
     threshold: tl.int32,
     scale: tl.float32,
     stream: tl.int64,
-    NONLINEARITY: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
     row, column, inside = _tile(rows, columns, ROWS, BLOCKS, VECTOR)
     a = tl.load(x_ptr + row * x_row + column * x_column, mask=inside, other=0.0).to(tl.float32)
-    keep = _keep(seed_ptr, stream, row_start, columns, threshold, ROWS, BLOCKS, VECTOR)
-    h = tl.where(keep, activation(a, NONLINEARITY, y_ptr.dtype.element_ty, "exact") * scale, 0.0)
+    keep = _keep(seed_ptr, stream, columns, threshold, ROWS, BLOCKS, VECTOR)
+    h = tl.where(keep, tanh_for_dtype(a, y_ptr.dtype.element_ty, "exact") * scale, 0.0)
     tl.store(y_ptr + row * y_row + column * y_column, h.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "row_start", "threshold", "scale", "stream"])
+@triton.jit(do_not_specialize=["rows", "threshold", "scale", "stream"])
 def backward_kernel(
     grad_ptr,  # (rows, columns), of any strides: the gradient of y
     grad_row,
     grad_column,
-    more_ptr,  # the same, or None: added to it
-    more_row,
-    more_column,
     y_ptr,  # (rows, columns), of any strides: what forward wrote
     y_row,
     y_column,
@@ -62,24 +57,19 @@ def backward_kernel(
     seed_ptr,  # (1,) int64
     rows: tl.int64,
     columns,
-    row_start: tl.int64,  # of the mask
     threshold: tl.int32,
     scale: tl.float32,
     stream: tl.int64,
-    NONLINEARITY: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCKS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
     row, column, inside = _tile(rows, columns, ROWS, BLOCKS, VECTOR)
     g = tl.load(grad_ptr + row * grad_row + column * grad_column, mask=inside, other=0.0).to(tl.float32)
-    if more_ptr is not None:
-        g += tl.load(more_ptr + row * more_row + column * more_column, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(y_ptr + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
     inverse_scale = (65536 - threshold).to(tl.float32) * (1 / 65536)
-    a = activation_backward(g, h, scale, inverse_scale, NONLINEARITY)
-    if NONLINEARITY != "relu":  # a dropped unit is 0: relu passes nothing there, but tanh is 0 at 0 too
-        a = tl.where(_keep(seed_ptr, stream, row_start, columns, threshold, ROWS, BLOCKS, VECTOR), a, 0.0)
+    keep = _keep(seed_ptr, stream, columns, threshold, ROWS, BLOCKS, VECTOR)  # h = 0 tells nothing: tanh is 0 at 0 too
+    a = tl.where(keep, tanh_backward(g, h, scale, inverse_scale), 0.0)
     tl.store(out_ptr + row * out_row + column * out_column, a.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -102,10 +92,10 @@ def _tile(rows, columns, ROWS: tl.constexpr, BLOCKS: tl.constexpr, VECTOR: tl.co
 
 
 @triton.jit
-def _keep(seed_ptr, stream, row_start, columns, threshold, ROWS: tl.constexpr, BLOCKS: tl.constexpr, VECTOR: tl.constexpr):
+def _keep(seed_ptr, stream, columns, threshold, ROWS: tl.constexpr, BLOCKS: tl.constexpr, VECTOR: tl.constexpr):
     """The tile's mask as booleans, (ROWS, 16*BLOCKS/VECTOR, VECTOR)."""
     first_row, first_block = _origin(columns, ROWS, BLOCKS)
-    row = row_start + first_row + tl.arange(0, ROWS)[:, None]
+    row = first_row + tl.arange(0, ROWS)[:, None]
     block = first_block + tl.arange(0, BLOCKS)[None, :]
     bits = keep_bits(tl.load(seed_ptr), stream, row, block, tl.cdiv(columns, 16), threshold)
     # a plain broadcast lets the compiler call Philox once a thread instead of once a block
@@ -115,26 +105,15 @@ def _keep(seed_ptr, stream, row_start, columns, threshold, ROWS: tl.constexpr, B
     return (bits[:, :, None] & (1 << tl.arange(0, VECTOR))[None, None, :]) != 0
 
 
-def forward(
-    x: Tensor,
-    seed: Tensor,
-    threshold: int,
-    scale: float,
-    stream: int,
-    *,
-    nonlinearity: str = "tanh",
-    row_start: int = 0,
-    out: Tensor | None = None,
-) -> Tensor:
-    """y = keep * scale * f(x).
+def forward(x: Tensor, seed: Tensor, threshold: int, scale: float, stream: int, *, out: Tensor | None = None) -> Tensor:
+    """y = keep * scale * tanh(x).
 
     Args:
-        x: (rows, columns), of any strides; its row i takes row row_start + i of the mask.
+        x: (rows, columns), of any strides; its row i takes row i of the mask.
         seed: one int64, (1,), on the device.
         threshold: 0 (keep all) ... 65536 (drop all).
         scale: 65536 / (65536 - threshold), or 0.
         stream: the number of the mask among those of one seed.
-        nonlinearity: "tanh", "relu" or "identity".
         out: where to write; may be x.
 
     Returns:
@@ -143,43 +122,27 @@ def forward(
     y = torch.empty_like(x) if out is None else out
     if x.numel():
         grid, tile = _tiles(y)
-        mask = seed, *x.shape, row_start, threshold, scale, stream
         with on_device(x):
-            forward_kernel[grid](x, *x.stride(), y, *y.stride(), *mask, NONLINEARITY=nonlinearity, **tile)
+            forward_kernel[grid](x, *x.stride(), y, *y.stride(), seed, *x.shape, threshold, scale, stream, **tile)
     return y
 
 
-def backward(
-    grad: Tensor,
-    y: Tensor,
-    seed: Tensor,
-    threshold: int,
-    scale: float,
-    stream: int,
-    *,
-    nonlinearity: str = "tanh",
-    row_start: int = 0,
-    more: Tensor | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
+def backward(grad: Tensor, y: Tensor, seed: Tensor, threshold: int, scale: float, stream: int) -> Tensor:
     """The gradient of x.
 
     Args:
         grad: (rows, columns), of any strides, the gradient of y.
         y: (rows, columns), what forward(x, ...) returned. The rest is what forward was given.
-        more: a second gradient of y, added to grad, or None.
-        out: where to write; may be grad.
 
     Returns:
         (rows, columns).
     """
-    dx = torch.empty_like(y) if out is None else out
+    dx = torch.empty_like(y)
     if y.numel():
         grid, tile = _tiles(dx)
-        gradients = grad, *grad.stride(), more, *((0, 0) if more is None else more.stride())
-        mask = seed, *y.shape, row_start, threshold, scale, stream
+        tensors = grad, *grad.stride(), y, *y.stride(), dx, *dx.stride()
         with on_device(y):
-            backward_kernel[grid](*gradients, y, *y.stride(), dx, *dx.stride(), *mask, NONLINEARITY=nonlinearity, **tile)
+            backward_kernel[grid](*tensors, seed, *y.shape, threshold, scale, stream, **tile)
     return dx
 
 

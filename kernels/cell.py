@@ -10,15 +10,15 @@ CELL is a name of torch.nn's modes: "RNN_TANH" or "RNN_RELU".
 import triton
 import triton.language as tl
 
-from .activation import activation, relu, relu_backward, tanh_backward
+from .activation import relu, relu_backward, tanh_backward, tanh_for_dtype
 
 
 @triton.jit
 def cell_forward(gates, CELL: tl.constexpr, DTYPE: tl.constexpr, TANH: tl.constexpr):
     """The new state in fp32, before its dropout, as accurate as a result stored as DTYPE needs it. It is 0 for gates of 0.
-    TANH as in `activation`."""
+    TANH as in `tanh_for_dtype`."""
     if CELL == "RNN_TANH":
-        return activation(gates, "tanh", DTYPE, TANH)
+        return tanh_for_dtype(gates, DTYPE, TANH)
     else:
         tl.static_assert(CELL == "RNN_RELU")
         return relu(gates)

@@ -36,21 +36,19 @@ def packed_mask_kernel(
     tl.store(out_ptr + row * words + word, bits, mask=(row < rows) & (word < words))
 
 
-def packed_mask(seed: Tensor, rows: int, columns: int, threshold: int, stream: int, *, out: Tensor | None = None) -> Tensor:
+def packed_mask(seed: Tensor, rows: int, columns: int, threshold: int, stream: int) -> Tensor:
     """Rows 0 ... rows-1 of a mask as bits.
 
     Args:
         seed: one int64, (1,), on the device.
         threshold: 0 (keep all) ... 65536 (drop all).
         stream: the number of the mask among those of one seed.
-        out: where to write, int32 (rows, ceil(columns/32)).
 
     Returns:
         int32 (rows, ceil(columns/32)): bit c % 32 of word c // 32 is 1 where column c is kept; past the last column 0.
     """
     words = triton.cdiv(columns, 32)
-    if out is None:
-        out = torch.empty((rows, words), dtype=torch.int32, device=seed.device)
+    out = torch.empty((rows, words), dtype=torch.int32, device=seed.device)
     if out.numel() == 0:
         return out
     WORDS = min(triton.next_power_of_2(words), 128)

@@ -35,7 +35,7 @@ def _forward(x: Tensor, seed: Tensor, p: float, stream: int, strategy: str) -> t
         from ..kernels import activation_dropout
 
         y = x.new_empty(x.shape)
-        activation_dropout.forward(x, seed, threshold(p), scale(p), stream, nonlinearity="tanh", out=y)
+        activation_dropout.forward(x, seed, threshold(p), scale(p), stream, out=y)
         return y, x.new_empty((0, x.shape[1]), dtype=torch.int8)
     keep = draw(seed, x.shape[0], x.shape[1], p, stream, "bytes")
     return _backend(x, strategy).tanh_dropout(x, Mask(keep, scale(p))), keep
@@ -45,7 +45,7 @@ def _backward(grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tensor, p: float, s
     if _fused(y, strategy):
         from ..kernels import activation_dropout
 
-        return activation_dropout.backward(grad_y, y, seed, threshold(p), scale(p), stream, nonlinearity="tanh")
+        return activation_dropout.backward(grad_y, y, seed, threshold(p), scale(p), stream)
     return _backend(y, strategy).tanh_dropout_backward(grad_y, y, Mask(keep, scale(p)))
 
 

@@ -50,24 +50,20 @@ def _seed(device: str) -> torch.Tensor:
     return torch.ones(1, dtype=torch.int64, device=device)
 
 
-def _activation_dropout(nonlinearity: str) -> None:
-    @pointwise(f"{nonlinearity}_dropout forward")
-    def forward(rows, dtype, device):
-        from rnndrop.kernels import activation_dropout
+@pointwise("tanh_dropout forward")
+def tanh_dropout_forward(rows, dtype, device):
+    from rnndrop.kernels import activation_dropout
 
-        x = torch.ones(rows, COLUMNS, dtype=dtype, device=device)
-        activation_dropout.forward(x, _seed(device), 16384, 4 / 3, 0, nonlinearity=nonlinearity)
-
-    @pointwise(f"{nonlinearity}_dropout backward")
-    def backward(rows, dtype, device):
-        from rnndrop.kernels import activation_dropout
-
-        y, grad = torch.ones(2, rows, COLUMNS, dtype=dtype, device=device)
-        activation_dropout.backward(grad, y, _seed(device), 16384, 4 / 3, 0, nonlinearity=nonlinearity)
+    x = torch.ones(rows, COLUMNS, dtype=dtype, device=device)
+    activation_dropout.forward(x, _seed(device), 16384, 4 / 3, 0)
 
 
-_activation_dropout("tanh")
-_activation_dropout("relu")
+@pointwise("tanh_dropout backward")
+def tanh_dropout_backward(rows, dtype, device):
+    from rnndrop.kernels import activation_dropout
+
+    y, grad = torch.ones(2, rows, COLUMNS, dtype=dtype, device=device)
+    activation_dropout.backward(grad, y, _seed(device), 16384, 4 / 3, 0)
 
 
 @pointwise("packed_mask", (torch.int32,))

@@ -17,18 +17,16 @@ STRIDES = {
 }
 
 
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows, columns", SHAPES)
-def test_against_float64(rows, columns, dtype, nonlinearity, device):
-    checks.against_float64(forward, backward, device, rows=rows, columns=columns, dtype=dtype, nonlinearity=nonlinearity)
+def test_against_float64(rows, columns, dtype, device):
+    checks.against_float64(forward, backward, device, rows=rows, columns=columns, dtype=dtype)
 
 
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("threshold", [0, 1, 6554, 58982, 65535, 65536])
-def test_drop_rates(threshold, nonlinearity, device):
+def test_drop_rates(threshold, device):
     """0 keeps all; 65536 drops all, and then everything is 0, without a NaN."""
-    checks.against_float64(forward, backward, device, threshold=threshold, nonlinearity=nonlinearity)
+    checks.against_float64(forward, backward, device, threshold=threshold)
 
 
 @pytest.mark.parametrize("stride", STRIDES.values(), ids=STRIDES)
@@ -46,8 +44,8 @@ def test_more_columns_than_65536(device):
     checks.against_float64(forward, backward, device, rows=2, columns=65536 + 40)
 
 
-def test_steps_are_rows(device):
-    checks.steps_are_rows(forward, backward, device)
+def test_same_mask_in_both(device):
+    checks.same_mask_in_both(forward, backward, device)
 
 
 def test_a_kept_zero_passes_the_gradient(device):
@@ -57,23 +55,12 @@ def test_a_kept_zero_passes_the_gradient(device):
     assert torch.equal(dx.cpu(), stream.keep(checks.SEED, 4, 32, 32768, checks.STREAM) * 2.0)
 
 
-def test_more_is_added_to_the_gradient(device):
-    x, grad, more = torch.randn(3, 9, 40, device=device)
-    rest = (seed_tensor(checks.SEED, device), 16384, 4 / 3, 5)
-    y = forward(x, *rest)
-    assert torch.equal(backward(grad, y, *rest, more=more), backward(grad + more, y, *rest))
-    assert torch.equal(backward(grad, y, *rest, more=more[:1].expand(9, -1)), backward(grad + more[:1], y, *rest))
-
-
 def test_out_and_in_place(device):
     x = torch.randn(6, 20, device=device)
     rest = (seed_tensor(checks.SEED, device), 16384, 4 / 3, 5)
     y = forward(x, *rest)
     same = x.clone()
     assert forward(same, *rest, out=same) is same and torch.equal(same, y)
-    dx = backward(x, y, *rest)
-    grad = x.clone()
-    assert backward(grad, y, *rest, out=grad) is grad and torch.equal(grad, dx)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
@@ -83,13 +70,8 @@ def test_empty(shape, device):
     assert forward(x, *rest).shape == backward(x, x, *rest).shape == shape
 
 
-@pytest.mark.parametrize("row_start", [2**31 - 2, 2**40])
-def test_row_numbers_past_32_bits(row_start, device):
-    checks.against_float64(forward, backward, device, rows=5, row_start=row_start)
-
-
 @pytest.mark.parametrize("shape, stride", [((4, 20), (2**30, 1)), ((3, 20), (20, 2**27))], ids=["rows", "columns"])
-def test_addresses_past_32_bits(shape, stride, device, tmp_path):
+def test_addresses_past_32_bits(shape, stride, device, tmp_path, monkeypatch):
     """A few elements spread over more than 2**31: nothing else of the span is touched."""
     elements = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
     assert elements > 2**31
@@ -105,5 +87,6 @@ def test_addresses_past_32_bits(shape, stride, device, tmp_path):
     rest = (seed_tensor(checks.SEED, device), 16384, 4 / 3, 5)
     forward(x, *rest, out=y)
     assert torch.equal(y, forward(x.contiguous(), *rest))
-    backward(x, y, *rest, out=dx)
-    assert torch.equal(dx, backward(x.contiguous(), y.contiguous(), *rest))
+    expected = backward(x.contiguous(), y.contiguous(), *rest)
+    monkeypatch.setattr(torch, "empty_like", lambda y: dx)  # where backward writes
+    assert backward(x, y, *rest) is dx and torch.equal(dx, expected)

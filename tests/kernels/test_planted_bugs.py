@@ -3,68 +3,62 @@
 import pytest
 import torch
 
-from rnndrop.kernels import activation_dropout
+from rnndrop.kernels.activation_dropout import backward, forward
 from tests import stream as mask_stream
 
 from . import checks
 
-CHECKS = [checks.against_float64, checks.steps_are_rows]
+CHECKS = [checks.against_float64, checks.same_mask_in_both]
+BATCH = 3  # rows of a step
 
 
-def forward(x, seed, threshold, scale, stream, **options):
-    return activation_dropout.forward(x, seed, threshold, scale, stream, **options)
-
-
-def backward(grad, y, seed, threshold, scale, stream, **options):
-    return activation_dropout.backward(grad, y, seed, threshold, scale, stream, **options)
-
-
-def repeated_over_rows(x, *rest, row_start=0, **options):
+def repeated_over_rows(x, *rest):
     """One row's mask for all (xformers)."""
-    return torch.cat([forward(row[None], *rest, row_start=row_start, **options) for row in x])
+    return torch.cat([forward(row, *rest) for row in x.split(1)])
 
 
-def first_step_always(x, *rest, row_start=0, **options):
+def first_step_always(x, *rest):
     """Step 0's mask for every step; planted in backward, this was haste's."""
-    return forward(x, *rest, row_start=0, **options)
+    return torch.cat([forward(step, *rest) for step in x.split(BATCH)])
 
 
-def backward_first_step_always(grad, y, *rest, row_start=0, **options):
-    return backward(grad, y, *rest, row_start=0, **options)
+def backward_first_step_always(grad, y, *rest):
+    steps = zip(grad.split(BATCH), y.split(BATCH), strict=True)
+    return torch.cat([backward(grad_step, y_step, *rest) for grad_step, y_step in steps])
 
 
-def no_dropout(x, seed, threshold, scale, stream, **options):
+def no_dropout(x, seed, threshold, scale, stream):
     """The rate accepted and ignored (Keras's SimpleRNN)."""
-    return forward(x, seed, 0, 1.0, stream, **options)
+    return forward(x, seed, 0, 1.0, stream)
 
 
-def backward_no_dropout(grad, y, seed, threshold, scale, stream, **options):
-    return backward(grad, y, seed, 0, 1.0, stream, **options)
+def backward_no_dropout(grad, y, seed, threshold, scale, stream):
+    return backward(grad, y, seed, 0, 1.0, stream)
 
 
-def mask_from_zeros(grad, y, seed, threshold, scale, stream, **options):
+def mask_from_zeros(grad, y, seed, threshold, scale, stream):
     """Dropped is where the output is 0: wrong where tanh itself is 0."""
     return torch.where(y == 0, 0.0, grad * (scale - y * y / scale)).to(y.dtype)
 
 
-def mask_from_sign(grad, y, seed, threshold, scale, stream, **options):
+def mask_from_sign(grad, y, seed, threshold, scale, stream):
     """Kept is where the output is positive (trident)."""
     return torch.where(y > 0, grad * (scale - y * y / scale), 0.0).to(y.dtype)
 
 
-def unscaled(x, seed, threshold, scale, stream, **options):
-    return forward(x, seed, threshold, 1.0, stream, **options)
+def unscaled(x, seed, threshold, scale, stream):
+    return forward(x, seed, threshold, 1.0, stream)
 
 
-def multiplied(x, seed, threshold, scale, stream, row_start=0, **options):
+def multiplied(x, seed, threshold, scale, stream):
     """A product with the mask instead of a choice: NaN and infinity survive being dropped."""
-    keep = mask_stream.keep(int(seed), *x.shape, threshold, stream, row_start).to(x.device)
+    keep = mask_stream.keep(int(seed), *x.shape, threshold, stream).to(x.device)
     return (torch.tanh(x.float()) * keep * scale).to(x.dtype) + x * 0
 
 
-def without_stream(x, seed, threshold, scale, stream, **options):
+def without_stream(x, seed, threshold, scale, stream):
     """The same mask for every layer."""
-    return forward(x, seed, threshold, scale, 0, **options)
+    return forward(x, seed, threshold, scale, 0)
 
 
 BUGS = [
