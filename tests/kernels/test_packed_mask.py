@@ -26,10 +26,10 @@ def test_every_kind_of_threshold(threshold, device):
 def test_a_word_at_the_threshold_where_the_comparison_turns(threshold, device):
     """So many words that some are 32768, which only the larger threshold drops."""
     rows = 20000
-    expected = mask_stream.keep(8, rows, 16, threshold, 2)
-    assert not torch.equal(mask_stream.keep(8, rows, 16, 32768, 2), mask_stream.keep(8, rows, 16, 32769, 2))
+    expected = stream.keep(8, rows, 16, threshold, 2)
+    assert not torch.equal(stream.keep(8, rows, 16, 32768, 2), stream.keep(8, rows, 16, 32769, 2))
     words = packed_mask(seed_tensor(8, device), rows, 16, threshold, 2)
-    assert torch.equal(mask_stream.unpack(words, 16), expected)
+    assert torch.equal(stream.unpack(words, 16), expected)
 
 
 def test_thresholds_of_the_words_that_are_there(device):
