@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 
+from ..autocast import cast
+
 MaybeTensor = Tensor | None
 
 
@@ -28,10 +30,15 @@ def torch_layers(
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
     """The output and h_n of input (T, B, I), or (B, T, I) `batch_first`, or packed (N, I), and hx (L*D, B, H)."""
-    options = bias, num_layers, training, bidirectional, batch_first
-    if torch.compiler.is_compiling() and not _is_exporting():
-        return _operator(input, hx, list(weights), batch_sizes, mode, *options)
-    return _run(input, hx, weights, batch_sizes, mode, *options)
+    options = bias, num_layers, training, bidirectional
+    if not torch.compiler.is_compiling() or _is_exporting():
+        return _run(input, hx, weights, batch_sizes, mode, *options, batch_first)
+    # The compiled graph runs without autocast, and an operator has one layout.
+    input, hx, weights = cast(input), cast(hx), [cast(weight) for weight in weights]
+    if not batch_first:
+        return _operator(input, hx, weights, batch_sizes, mode, *options)
+    output, h_n = _operator(input.transpose(0, 1), hx, weights, batch_sizes, mode, *options)
+    return output.transpose(0, 1), h_n
 
 
 def _is_exporting() -> bool:
@@ -49,7 +56,7 @@ def _run(
     num_layers: int,
     training: bool,
     bidirectional: bool,
-    batch_first: bool,
+    batch_first: bool = False,
 ) -> tuple[Tensor, Tensor]:
     run: Any = _VF.rnn_tanh if mode == "RNN_TANH" else _VF.rnn_relu
     if batch_sizes is None:
@@ -69,22 +76,20 @@ def _backward(
     num_layers: int,
     training: bool,
     bidirectional: bool,
-    batch_first: bool,
 ) -> list[Tensor]:
     """The gradients asked for, of input, hx and the weights. It runs the layers again: an operator keeps no graph."""
     leaves = [x.detach().requires_grad_(flag) for x, flag in zip((input, hx, *weights), flags, strict=True)]
     # Inside an operator autograd records nothing unless it is let in; torch.func, which is, refuses batch sizes.
     guard, key = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey
     with torch.enable_grad(), guard(key.AutogradFunctionality, False), guard(key.ADInplaceOrView, False):
-        outputs = _run(
-            leaves[0], leaves[1], leaves[2:], batch_sizes, mode, bias, num_layers, training, bidirectional, batch_first
-        )
+        outputs = _run(leaves[0], leaves[1], leaves[2:], batch_sizes, mode, bias, num_layers, training, bidirectional)
     pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    return list(torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs]))
+    found = torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs])
+    return [g.clone(memory_format=torch.contiguous_format) for g in found]  # cuDNN's are views of one buffer
 
 
-_OPTIONS = "str mode, bool bias, int num_layers, bool training, bool bidirectional, bool batch_first"
+_OPTIONS = "str mode, bool bias, int num_layers, bool training, bool bidirectional"
 _operator = torch.library.custom_op(
     "rnndrop::torch_layers",
     _run,

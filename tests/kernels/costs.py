@@ -22,21 +22,21 @@ TABLE = pathlib.Path(__file__).parents[2] / "kernels" / "COSTS.md"
 COLUMNS = {
     "instructions": "instructions",
     "barriers": "barriers",
-    "meetings": "meetings",
+    "grid barriers": "grid barriers",
     "conflicts": "shared.bank_conflicts",
     "read": "global.load.bytes",
     "sectors read": "global.load.sectors",
     "written": "global.store.bytes",
     "sectors written": "global.store.sectors",
 }
-OF_A_PROGRAM = ("instructions", "barriers", "meetings", "shared.bank_conflicts")
+OF_A_PROGRAM = ("instructions", "barriers", "grid barriers", "shared.bank_conflicts")
 HEAD = """# What the kernels cost
 
 Counted, not timed: compiled for sm_80 by Triton {version} and executed by a machine without a GPU; written by
 `python -m tests.kernels.costs --driver MODULE --write`.
 
 Pointwise kernels: per element, PTX instructions of all threads, at p = 0.25. Sequence kernels: per step of 16 rows, tanh,
-hidden dropout per step, fp32 as tf32; instructions of a thread, barriers, meetings of the grid and bank conflicts of one
+hidden dropout per step, fp32 as tf32; instructions of a thread, barriers, grid barriers and bank conflicts of one
 program, bytes and sectors of all. A byte that four threads of a warp read counts four times as read; its sector of 32
 bytes counts once. "Read once" is what a launch reads whatever T: W_hh and the first step's numbers, which are loaded a step
 ahead. "Launches" are those of a whole sequence, of {T} steps for resident, cooperative, stepwise; stepwise has a library
@@ -53,7 +53,7 @@ def counters(launch: Launch, size: int, dtype: torch.dtype, driver: ModuleType) 
         launch.run(size, dtype, "cpu")
     for record in driver.log[start:]:
         counted = collections.Counter(record.counters) + collections.Counter(launches=1)
-        counted["meetings"] = sum(n for name, n in record.opcodes.items() if "release" in name)
+        counted["grid barriers"] = sum(n for name, n in record.opcodes.items() if "release" in name)
         if launch.unit == "step":
             programs = math.prod(record.grid)
             counted.update({key: counted[key] / programs - counted[key] for key in OF_A_PROGRAM})

@@ -68,8 +68,8 @@ HEAD = """# What the kernels take of a multiprocessor
 
 Registers a thread / bytes of shared memory a block, as compiled for each device; a thread may have 255 registers, on
 gfx942 512. No kernel spills or has a stack, but for "+ n": at most 8 bytes, two registers that the assembler gives up though
-there are more, to fit one program more on a multiprocessor (gfx942: scalar registers). A dash: the plan refuses that shape there,
-and another strategy runs it.
+there are more, to fit one program more on a multiprocessor (gfx942: scalar registers). A dash: the plan refuses that shape
+there, and another strategy runs it.
 Triton {version} only, others compile to other numbers; written by `python -m tests.kernels.resources --write`.
 
 """

@@ -60,10 +60,10 @@ def test_resident(direction, limit, tensors, driver):
 @pytest.mark.parametrize("H", [512, 1024])
 @pytest.mark.parametrize("direction, tensors", [("forward", 1), ("backward", 2)])
 def test_cooperative(direction, tensors, H, driver):
-    """One meeting a step; W_hh once a launch; per step x (or grad and y), h once for each slice, bits and polls."""
+    """One grid barrier a step; W_hh once a launch; per step x (or grad and y), h once for each slice, bits and polls."""
     tile, slices = 16 * H * 2, H // 32
     c = counted(f"cooperative {direction} H={H}", torch.bfloat16, driver)
-    assert c["meetings"] == 1 and c["conflicts"] == 0 and c["launches"] == 1
+    assert c["grid barriers"] == 1 and c["conflicts"] == 0 and c["launches"] == 1
     assert c["written"] == c["sectors written"] * 32 == tile
     assert (slices + tensors) * tile < c["read"] < (slices + tensors + 1) * tile
     assert abs(c["read once"] - H * H * 2) <= 3 * tile

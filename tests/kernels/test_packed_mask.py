@@ -22,6 +22,16 @@ def test_every_kind_of_threshold(threshold, device):
     assert torch.equal(stream.unpack(words, 96), stream.keep(5, 40, 96, threshold, 1))
 
 
+@pytest.mark.parametrize("threshold", [32768, 32769])
+def test_a_word_at_the_threshold_where_the_comparison_turns(threshold, device):
+    """So many words that some are 32768, which only the larger threshold drops."""
+    rows = 20000
+    expected = stream.keep(8, rows, 16, threshold, 2)
+    assert not torch.equal(stream.keep(8, rows, 16, 32768, 2), stream.keep(8, rows, 16, 32769, 2))
+    words = packed_mask(seed_tensor(8, device), rows, 16, threshold, 2)
+    assert torch.equal(stream.unpack(words, 16), expected)
+
+
 def test_thresholds_of_the_words_that_are_there(device):
     """A word equal to the threshold is kept and the next threshold drops it, for the words of one block."""
     for word in {0x0, 0x7FFF, 0x8000, 0xFFFF} | set(stream.words_of_row(99, 3, 0, 16)):

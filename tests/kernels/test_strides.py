@@ -5,6 +5,7 @@ import torch
 
 from rnndrop.kernels import cooperative, resident, stepwise
 from tests.tolerances import SEQUENCE
+from tests.triton_driver import backend
 
 from . import sequences
 from .sequences import Case
@@ -52,6 +53,38 @@ def run_strided(strategy, case, given, strides, device):
     output = strategy.forward(x, h_0, w, hidden, recurrent, **case.options)
     grads = strategy.backward(grad_output, grad_h_n, output, w, hidden, recurrent, **case.options)
     return [v.cpu() for v in (output, *grads)]
+
+
+@pytest.mark.skipif(backend() == "interpreter", reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("strategy", [resident, cooperative], ids=["resident", "cooperative"])
+def test_an_address_off_the_16_byte_boundary_compiles_nothing(strategy, device):
+    """A kernel compiled for such an address would have no vector accesses."""
+    kernels = strategy.forward_kernel, strategy.backward_kernel
+
+    def compiled():
+        return sum(len(caches[0]) for kernel in kernels for caches in kernel.device_caches.values())
+
+    case = Case(T=2, B=2, H=32)
+    given = sequences.inputs(case)
+    sequences.run(strategy, case, given, device)
+    before = compiled()
+    for name in NAMES:
+        run_strided(strategy, case, given, {name: STRIDES["off the 16-byte boundary"]}, device)
+    assert compiled() == before
+
+
+@pytest.mark.parametrize("name", ["input_projection", "grad_output"])
+@pytest.mark.parametrize("strides", [(96, 40, 1), (72, 32, 1), (128, 64, 1), (32, 96, 1)], ids=str)
+def test_steps_and_rows_apart(strides, name, device):
+    """`resident` counts in whole rows, of steps and of sequences: one of them may be no whole number, or both are."""
+    case = Case(T=2, B=2, H=32)
+    given = sequences.inputs(case)
+    expected = sequences.run(resident, case, given, device)
+
+    def apart(x):
+        return x.new_zeros(256).as_strided(case.shape, strides).copy_(x)
+
+    assert_same(run_strided(resident, case, given, {name: apart}, device), expected)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)

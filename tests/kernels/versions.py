@@ -32,7 +32,7 @@ Interpreted: tests of `tests/kernels`, a part of them that has every kernel. Com
 {targets}. Bad: those that spill or need more shared memory than a block may have. Refused: the shapes of RESOURCES.md that the
 plan does not run there, and another strategy does. Written by `python -m tests.kernels.versions --write`.
 
-| Triton | NumPy | interpreted | compiled | bad | refused on {targets} |
+| Triton | NumPy | interpreted | compiled | bad | refused |
 | --- | --- | --- | --: | --- | --- |
 """
 
@@ -84,17 +84,26 @@ def row(version: str, folder: pathlib.Path) -> str:
     kernels = re.findall(r"KERNEL (\S+) (.+) = (.+)", compiled)
     if {name for name, _, _ in kernels} != set(TARGETS):
         sys.exit(f"Triton {version} does not compile:\n{compiled[-3000:]}")
-    bad = [f"{kernel} on {name}: {text}" for name, kernel, text in kernels if not re.fullmatch(r"[\d /+]+", text)]
-    refused = [[case for where, case in re.findall(r"REFUSED (\S+) (.+)", compiled) if where == name] for name in TARGETS]
+    bad: dict[str, list[str]] = {}
+    for target, kernel, text in kernels:
+        if not re.fullmatch(r"[\d /+]+", text):
+            bad.setdefault(kernel, []).append(f"{target} {text.split(maxsplit=3)[-1].lower()}")
+    refused: dict[str, list[str]] = {}
+    for target, shape in re.findall(r"REFUSED (\S+) (.+)", compiled):
+        refused.setdefault(shape, []).append(target)
     cells = [
         version,
         numpy,
         ", ".join(f"{n} {word}" for word, n in counts.items()),
         str(len(kernels)),
-        "; ".join(bad) or "none",
-        " / ".join(", ".join(cases) or "none" for cases in refused),
+        _listed(bad),
+        _listed(refused),
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def _listed(where: dict[str, list[str]]) -> str:
+    return "<br>".join(f"{what}: {', '.join(targets)}" for what, targets in where.items()) or "none"
 
 
 def main() -> None:

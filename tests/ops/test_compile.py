@@ -151,3 +151,25 @@ def test_a_trace_keeps_torchs_own_operator():
     traced = torch.jit.trace(module, (torch.randn(5, 3, 4),))
     kinds = [node.kind() for node in traced.inlined_graph.nodes()]
     assert kinds.count("aten::rnn_tanh") == 1 and not [kind for kind in kinds if "rnndrop" in kind]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_first_and_inductor(training):
+    """The layout of the output is nn.RNN's, a transpose, which Inductor checks."""
+    module = rnndrop.RNN(4, 8, 2, batch_first=True).train(training)
+    x = torch.randn(3, 5, 4)
+    assert_same(results(torch.compile(module, fullgraph=True), x), results(module, x))
+
+
+def test_autocast_of_evaluation():
+    module, x = rnndrop.RNN(4, 8, hidden_dropout=0.5).eval(), torch.randn(5, 3, 4)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(compiled(x), module(x))
+
+
+def test_a_state_that_is_transposed():
+    module, hx = rnn(num_layers=2, bidirectional=True), torch.randn(8, 3, 4).permute(2, 1, 0)
+    x, compiled = torch.randn(5, 3, 4), torch.compile(module, fullgraph=True, backend="aot_eager")
+    assert not hx.is_contiguous()
+    assert_same(results(compiled, x, hx=hx, seed=1), results(module, x, hx=hx, seed=1))

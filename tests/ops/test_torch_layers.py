@@ -13,21 +13,21 @@ OPTIONS = list(itertools.product(["tanh", "relu"], [True, False], [1, 2], [False
 
 
 def arguments(theirs, x, hx, sizes=None):
-    options = theirs.bias, theirs.num_layers, theirs.training, theirs.bidirectional, theirs.batch_first
+    options = theirs.bias, theirs.num_layers, theirs.training, theirs.bidirectional
     return x, hx, theirs._flat_weights, sizes, theirs.mode, *options
 
 
-def case(activation, bias, layers, both, batch_first=False):
-    theirs = nn.RNN(4, 7, layers, activation, bias, batch_first, bidirectional=both, dtype=torch.float64)
+def case(activation, bias, layers, both):
+    theirs = nn.RNN(4, 7, layers, activation, bias, bidirectional=both, dtype=torch.float64)
     hx = torch.randn(layers * (1 + both), 3, 7, dtype=torch.float64, requires_grad=True)
-    x = torch.randn((3, 5, 4) if batch_first else (5, 3, 4), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
     return theirs, x, hx
 
 
 @pytest.mark.parametrize("activation, bias, layers, both", OPTIONS)
 def test_it_is_torchs_layer(activation, bias, layers, both):
-    for batch_first, training in itertools.product([False, True], [False, True]):
-        theirs, x, hx = case(activation, bias, layers, both, batch_first)
+    for training in (False, True):
+        theirs, x, hx = case(activation, bias, layers, both)
         theirs.train(training)
         leaves = {"x": x, "hx": hx, **dict(theirs.named_parameters())}
         outputs, expected = torch.ops.rnndrop.torch_layers(*arguments(theirs, x, hx)), theirs(x, hx)
@@ -68,7 +68,7 @@ def test_eager_mode_calls_torch_itself(training):
     theirs, x, hx = case("tanh", True, 1, False)
     theirs.train(training)
     data, state, weights, sizes, mode, *options = arguments(theirs, x, hx)
-    output, h_n = torch_layers.torch_layers(mode, data, state, weights, sizes, *options)
+    output, h_n = torch_layers.torch_layers(mode, data, state, weights, sizes, *options, False)
     assert_equal((output, h_n), theirs(x, hx))
     (grad,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
     assert torch.autograd.grad(grad.square().sum(), x)[0].isfinite().all()

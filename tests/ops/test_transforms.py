@@ -50,6 +50,14 @@ def test_vjp(module, x):
     assert_near(pull(torch.sin(output)), other(torch.sin(output)))
 
 
+def test_what_vjp_gave_is_used_after_it(module, x):
+    """Its tensors are still wrapped by the transform, which is over."""
+    x.requires_grad_()
+    found, expected = (vjp(function, x) for function in (lambda x: module(x, seed=SEED)[0], lambda x: loop(module, x)))
+    mine, other = (torch.autograd.grad(pull(torch.ones_like(y))[0].square().sum(), x)[0] for y, pull in (found, expected))
+    assert_near(mine, other)
+
+
 def test_grad_of_the_parameters(module, x):
     parameters = {name: p.detach() for name, p in module.named_parameters()}
 

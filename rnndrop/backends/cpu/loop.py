@@ -31,7 +31,7 @@ class Cpu(GateBackend):
         from_h_0 = _scaled(w_hh.t(), recurrent)
         from_h = _scaled(from_h_0, hidden)  # of what has no scale yet
         drop = _dropper(h_0, recurrent)
-        h_n, h_0_bits, first = torch.empty_like(h_0), bits_of(h_0), ranges[0][1] - ranges[0][0]
+        h_n, h_0_bits, first = h_0.new_empty(h_0.shape), bits_of(h_0), ranges[0][1] - ranges[0][0]
         h, h_bits, weight = h_0[:first], h_0_bits[:first], from_h_0
         cell_steps = CELLS[cell.mode].forward(output, masks, steps, cell)
         for (gates, bits), r in zip(cell_steps, step_masks(recurrent, steps, output), strict=False):
@@ -56,7 +56,7 @@ class Cpu(GateBackend):
         output, h_0, steps = layer.rows, layer.states[0], layer.steps.backwards()
         recurrent, grad_h_n = layer.masks.get("recurrent"), grad_states[0]
         weight, drop = _scaled(layer.weights.w_hh, recurrent), _dropper(h_0, recurrent)
-        gates, grad_h_0, grad_h = torch.empty_like(output), torch.empty_like(h_0), torch.empty_like(h_0)
+        gates, grad_h_0, grad_h = torch.empty_like(output), h_0.new_empty(h_0.shape), h_0.new_empty(h_0.shape)
         cell_steps = CELLS[layer.cell.mode].backward(gates, grad_h, layer, steps)
 
         def to_earlier(later: Tensor, r: np.ndarray | None, first: int = 0) -> Tensor:
