@@ -14,6 +14,7 @@ test: $(VENV)/test.stamp
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(VENV)/bench.stamp

@@ -68,8 +68,9 @@ def backward_kernel(
     g = tl.load(grad_ptr + row * grad_row + column * grad_column, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(y_ptr + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
     inverse_scale = (65536 - threshold).to(tl.float32) * (1 / 65536)
+    a = tanh_backward(g, h, scale, inverse_scale)
     keep = _keep(seed_ptr, stream, columns, threshold, ROWS, BLOCKS, VECTOR)  # h = 0 tells nothing: tanh is 0 at 0 too
-    a = tl.where(keep, tanh_backward(g, h, scale, inverse_scale), 0.0)
+    a = tl.where(keep, a, 0.0)
     tl.store(out_ptr + row * out_row + column * out_column, a.to(out_ptr.dtype.element_ty), mask=inside)
 
 

@@ -56,3 +56,8 @@ CELLS = {
         Cell("RNN_RELU", "relu", gates=1, states=("h",)),
     )
 }
+
+
+def rnn_mode(nonlinearity: str) -> str:
+    """The mode of the plain RNN whose activation is "tanh" or "relu"."""
+    return f"RNN_{nonlinearity.upper()}"

@@ -25,7 +25,7 @@ KERNELS = tuple(plan.REASONS)
 
 
 class Problem(NamedTuple):
-    """What has to be run: T steps of at most B sequences of H units."""
+    """What has to be run: T steps, at most B sequences each, H units."""
 
     device: torch.device
     dtype: torch.dtype
@@ -63,13 +63,10 @@ def choose(strategy: str, problem: Problem) -> Choice:
 
 
 def _by_name(strategy: str, problem: Problem) -> Choice:
-    why_not = ""
-    if strategy == "cpu" and problem.device.type not in ("cpu", "meta"):
-        why_not = f"it computes in NumPy, and the input is on {problem.device}"
+    why_not = _wrong_device(strategy, problem.device)
     if strategy in KERNELS:
         why_not = kernels_unavailable() or plan.refusal(strategy, **_to_plan(problem))
-    if why_not:
-        raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")
+    _check_runs(strategy, why_not)
     return Choice(strategy, REASONS[strategy])
 
 
@@ -119,8 +116,17 @@ def mask_form(strategy: str, device: torch.device) -> str:
 
 def check_pointwise(strategy: str, x: torch.Tensor) -> None:
     """ValueError, with the reason, where a strategy of tanh_dropout asked for by name cannot run."""
-    if strategy == "cpu" and x.device.type not in ("cpu", "meta"):
-        raise ValueError(f"strategy 'cpu' cannot run: it computes in NumPy, and the input is on {x.device}")
-    why_not = kernels_unavailable() if strategy == "triton" else ""
+    _check_runs(strategy, kernels_unavailable() if strategy == "triton" else _wrong_device(strategy, x.device))
+
+
+def _wrong_device(strategy: str, device: torch.device) -> str:
+    """Why a strategy cannot run on the input's device, or ""."""
+    if strategy == "cpu" and device.type not in ("cpu", "meta"):
+        return f"it computes in NumPy, and the input is on {device}"
+    return ""
+
+
+def _check_runs(strategy: str, why_not: str) -> None:
+    """ValueError where there is a reason why a strategy asked for by name cannot run."""
     if why_not:
         raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")

@@ -1,6 +1,7 @@
 """The dropouts of a module: rates, scopes, and the questions that decide what has to run.
 
-A new one is a field of :class:`Dropouts`, its place in RATES, an option and an attribute, all here; then a line where it acts.
+A new one is a field of :class:`Dropouts`, its place in RATES, an option and an attribute here; its number in mask.py; for one
+inside the recurrence its kind in cell.py; then a line where it acts.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def checked_options(function: str, options: Any, allowed: Any) -> Dropouts:
     return Dropouts(**options)
 
 
-def owned(name: str) -> Any:
+def dropout_property(name: str) -> Any:
     """An attribute of a module that its ``_dropouts`` hold: read as given, checked when it is set."""
 
     def get(module: Any) -> Any:
@@ -95,15 +96,15 @@ class StateAttributes:
     """What a cell shows of its dropouts."""
 
     _dropouts: Dropouts
-    hidden_dropout = owned("hidden_dropout")
-    recurrent_dropout = owned("recurrent_dropout")
+    hidden_dropout = dropout_property("hidden_dropout")
+    recurrent_dropout = dropout_property("recurrent_dropout")
 
 
 class Attributes(StateAttributes):
     """What a module of layers shows of its dropouts."""
 
-    dropout = owned("dropout")
-    mask_scope = owned("mask_scope")
+    dropout = dropout_property("dropout")
+    mask_scope = dropout_property("mask_scope")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -11,10 +11,10 @@ from typing_extensions import Unpack
 
 from . import dispatch
 from .autocast import autocasts, cast
-from .cell import CELLS, Weights
+from .cell import CELLS, Weights, rnn_mode
 from .checks import check_dtype, check_length, check_tensors
 from .dropouts import RecurrenceOptions, check_choice, checked_options
-from .layer import Masks, recurrent_layer, resolved, seed_tensor
+from .layer import MaskSource, recurrent_layer, resolved, seed_tensor
 from .mask import check_probability, check_seed, stream
 from .ops import tanh_dropout as tanh_dropout_operator
 from .steps import Steps, checked_batch_sizes
@@ -131,13 +131,13 @@ def rnn_layer(
     weights = Weights(w_ih, w_hh, b_ih, b_hh)
     if autocasts(input.device.type):
         input, h_0, weights = cast(input), cast(h_0), weights.map(cast)
-    cell, steps = CELLS[f"RNN_{nonlinearity.upper()}"], _steps(input, batch_sizes, bool(direction))
+    cell, steps = CELLS[rnn_mode(nonlinearity)], _steps(input, batch_sizes, bool(direction))
     check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], weights, cell)
     check_dtype("rnn_layer", input)
     runs, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
     if dropping.inside:
         form = dispatch.mask_form(runs, input.device)
-        masks = Masks(seed_tensor(seed, input.device), steps, form, layer, direction)
+        masks = MaskSource(seed_tensor(seed, input.device), steps, form, layer, direction)
     output, last = recurrent_layer(input, [h_0], weights, dropping, masks, steps, cell, runs)
     return output, last[0]
 

@@ -20,7 +20,7 @@ from .ops.mask import sequence_mask
 from .steps import Steps
 
 
-class Masks(NamedTuple):
+class MaskSource(NamedTuple):
     """How the masks of one layer in one direction are made.
 
     seed: int64 (1). order: (B), which sequence of the user's batch is the b-th of packed data, None if they are the same.
@@ -46,7 +46,7 @@ def recurrent_layer(
     states: Sequence[Tensor],
     weights: Weights,
     dropouts: Dropouts,
-    masks: Masks | None,
+    masks: MaskSource | None,
     steps: Steps,
     cell: Cell,
     strategy: str,
@@ -56,8 +56,8 @@ def recurrent_layer(
     Args:
         input: (T, B, I), or (N, I) packed.
         states: (B, H) each.
-        masks: not looked at where nothing is dropped.
-        strategy: as :func:`resolved`.
+        masks: None where nothing is dropped.
+        strategy: what :func:`resolved` returned.
 
     Returns:
         The output (T, B, H) or (N, H), and the states at the end (B, H).
@@ -74,7 +74,7 @@ def recurrent_layer(
 
 
 def recurrent_step(
-    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: Masks, cell: Cell
+    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource, cell: Cell
 ) -> Sequence[Tensor]:
     """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each."""
     batch, columns = states[0].shape
@@ -82,7 +82,7 @@ def recurrent_step(
     return reference.STEP[cell.mode](x, tuple(states), weights, by_element, cell.activation)
 
 
-def _inside(dropouts: Dropouts, masks: Masks | None, cell: Cell, rows: int, columns: int) -> dict[str, Mask]:
+def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, rows: int, columns: int) -> dict[str, Mask]:
     """The masks inside the recurrence of a cell, by kind."""
     if masks is None:
         return {}
@@ -98,7 +98,7 @@ def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cel
     return layer_operator.resolved(strategy, input, steps, columns, cell.mode) if computes_now(input) else strategy
 
 
-def dropout_between(x: Tensor, dropouts: Dropouts, masks: Masks, directions: int) -> Tensor:
+def dropout_between(x: Tensor, dropouts: Dropouts, masks: MaskSource, directions: int) -> Tensor:
     """The dropout of a layer's output, (T, B, D*H) or packed (N, D*H), before the next; a mask a direction."""
     parts, columns = [], x.shape[-1] // directions
     for direction, part in enumerate(x.reshape(-1, x.shape[-1]).chunk(directions, 1)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Run(NamedTuple):
-    """Neighbouring steps of one number of rows."""
+    """Consecutive steps with the same number of rows."""
 
     start: int  # their first row
     steps: int

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import rnndrop
 from rnndrop import reference
-from rnndrop.cell import CELLS, Weights
+from rnndrop.cell import CELLS, Weights, rnn_mode
 from rnndrop.mask import Mask
 from rnndrop.steps import Steps
 from tests.stream import scale_of, threshold_of
@@ -62,7 +62,7 @@ def layer(
         if p:
             over_time = mask_over_time(seed, count, batch, columns, p, mask_scope, kind=kind, layer=layer, direction=direction)
             masks[kind] = Mask(over_time[time, place] != 0, scale_of(threshold_of(p)))
-    steps, cell = Steps(count, batch, sizes, bool(direction)), CELLS[f"RNN_{nonlinearity.upper()}"]
+    steps, cell = Steps(count, batch, sizes, bool(direction)), CELLS[rnn_mode(nonlinearity)]
     packed, (last,) = reference.layer(x[time, place], [h_0[order]], Weights(w_ih, w_hh, b_ih, b_hh), masks, steps, cell)
     where = torch.tensor(time), torch.tensor(place)
     output = packed.new_zeros(count, batch, columns).index_put(where, packed)

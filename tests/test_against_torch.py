@@ -40,8 +40,10 @@ def run_both(theirs, p, steps):
     output, h_n = mine(x, seed=3)
     expected = SameMask(exact_mask(3, steps * BATCH, COLUMNS, p))(theirs(x)[0])
     assert torch.equal(h_n[0], output[-1])
-    return [(output, expected), *[(gradients([y], {"x": x, **dict(module.named_parameters())}))
-                                  for y, module in ((output, mine), (expected, theirs))]]  # fmt: skip
+    return [
+        (output, expected),
+        *[gradients([y], {"x": x, **dict(module.named_parameters())}) for y, module in ((output, mine), (expected, theirs))],
+    ]
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5, 1.0])

@@ -144,10 +144,16 @@ def test_unknown_choice(function, name, value):
 
 @pytest.mark.parametrize(
     "seed, error",
-    [(1.0, TypeError), ("1", TypeError), (True, TypeError), (torch.tensor(1.0), TypeError),
-     (torch.tensor(1, dtype=torch.int32), TypeError), (torch.tensor([1, 2]), ValueError),
-     (torch.tensor([], dtype=torch.int64), ValueError)],
-)  # fmt: skip
+    [
+        (1.0, TypeError),
+        ("1", TypeError),
+        (True, TypeError),
+        (torch.tensor(1.0), TypeError),
+        (torch.tensor(1, dtype=torch.int32), TypeError),
+        (torch.tensor([1, 2]), ValueError),
+        (torch.tensor([], dtype=torch.int64), ValueError),
+    ],
+)
 @pytest.mark.parametrize("function", [functional.tanh_dropout, functional.rnn_layer], ids=lambda f: f.__name__)
 def test_bad_seed(function, seed, error):
     refuses(error, "^seed should be", function, seed=seed)

@@ -122,8 +122,14 @@ def test_the_help_of_the_module(installed):
 def test_the_demo_says_what_it_lacks(installed):
     """Without matplotlib the demo ends with a message that names the extra to install."""
     code = BLOCK + "import runpy; sys.argv = ['rnndrop', 'demo']; runpy.run_module('rnndrop', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=installed.parent, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(installed)}, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=installed.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        timeout=60,
+    )
     assert done.returncode != 0
     assert "rnndrop[demo]" in done.stderr and "Traceback" not in done.stderr
 

@@ -31,8 +31,15 @@ modules = st.fixed_dictionaries(
 
 
 @settings(max_examples=60)
-@given(seed=seeds, rows=st.integers(0, 5), columns=st.integers(0, 40), p=rates, layer=st.integers(0, 2**31 - 1),
-       direction=st.integers(0, 1), kind=st.sampled_from(["hidden", "recurrent", "between"]))  # fmt: skip
+@given(
+    seed=seeds,
+    rows=st.integers(0, 5),
+    columns=st.integers(0, 40),
+    p=rates,
+    layer=st.integers(0, 2**31 - 1),
+    direction=st.integers(0, 1),
+    kind=st.sampled_from(["hidden", "recurrent", "between"]),
+)
 def test_mask(seed, rows, columns, p, layer, direction, kind):
     number = stream.stream_of(kind, layer, direction)
     mask = rnndrop.dropout_mask(seed, rows, columns, p, layer=layer, direction=direction, kind=kind)
@@ -78,9 +85,16 @@ def test_tanh_dropout(shape, p, seed, strategy):
 
 
 bad_rates = st.one_of(
-    st.floats(max_value=0, exclude_max=True), st.floats(min_value=1, exclude_min=True), st.just(math.nan), st.booleans(),
-    st.none(), st.text(max_size=3), st.lists(st.floats(0, 1), max_size=2), st.complex_numbers(), st.binary(max_size=2),
-)  # fmt: skip
+    st.floats(max_value=0, exclude_max=True),
+    st.floats(min_value=1, exclude_min=True),
+    st.just(math.nan),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=3),
+    st.lists(st.floats(0, 1), max_size=2),
+    st.complex_numbers(),
+    st.binary(max_size=2),
+)
 
 
 @settings(max_examples=60)
@@ -100,8 +114,12 @@ def test_bad_rates(p):
 
 
 @settings(max_examples=60)
-@given(dims=st.lists(st.integers(1, 4), max_size=4), hidden=st.none() | st.lists(st.integers(1, 4), max_size=4),
-       batch_first=st.booleans(), training=st.booleans())  # fmt: skip
+@given(
+    dims=st.lists(st.integers(1, 4), max_size=4),
+    hidden=st.none() | st.lists(st.integers(1, 4), max_size=4),
+    batch_first=st.booleans(),
+    training=st.booleans(),
+)
 def test_inputs_of_any_shape_are_taken_or_refused_as_by_torch(dims, hidden, batch_first, training):
     rnn = rnndrop.RNN(3, 2, batch_first=batch_first, hidden_dropout=0.5).train(training)
     arguments = [torch.zeros(dims), None if hidden is None else torch.zeros(hidden)]

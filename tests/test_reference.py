@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rnndrop import reference
-from rnndrop.cell import CELLS, Weights
+from rnndrop.cell import CELLS, Weights, rnn_mode
 from rnndrop.mask import Mask
 from rnndrop.steps import Steps
 from tests.helpers import BATCH, COLUMNS, INPUTS, STEPS, assert_near, doubled, gradients, make_layer
@@ -26,7 +26,7 @@ def random_keep(rows, seed, p=0.4):
 def run(leaves, masks, activation, lengths, reverse):
     """The loop of the package, packed where there are lengths; the output padded again, (T, B, H)."""
     x, h_0, *weights = leaves.values()
-    cell, weights = CELLS[f"RNN_{activation.upper()}"], Weights(*weights, *[None] * (4 - len(weights)))
+    cell, weights = CELLS[rnn_mode(activation)], Weights(*weights, *[None] * (4 - len(weights)))
     if lengths is None:
         output, (h_n,) = reference.layer(x, [h_0], weights, masks, Steps(STEPS, BATCH, reverse=reverse), cell)
         return output, h_n

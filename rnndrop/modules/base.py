@@ -17,7 +17,7 @@ from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
 from ..dropouts import Attributes, Dropouts
-from ..layer import Masks, dropout_between, recurrent_layer, resolved, seed_tensor
+from ..layer import MaskSource, dropout_between, recurrent_layer, resolved, seed_tensor
 from ..mask import check_seed
 from ..ops.torch_layers import torch_layers
 from ..steps import Steps, checked_batch_sizes
@@ -186,7 +186,7 @@ class RNNBase(Attributes, nn.Module):
         strategy = resolved("auto", x, steps, self.hidden_size, self.cell)
         both = (steps, steps.backwards())[: self.num_directions]
         # Drawn after all that can be wrong.
-        masks = Masks(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device), order=order)
+        masks = MaskSource(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device), order=order)
         states: list[Tensor] = []
         last: Sequence[Tensor]
         for number, weights in enumerate(layers):
@@ -208,7 +208,7 @@ class RNNBase(Attributes, nn.Module):
         x: Tensor,
         initial: Sequence[Tensor],
         weights: Sequence[Weights],
-        masks: Masks,
+        masks: MaskSource,
         both: Sequence[Steps],
         strategy: str,
     ) -> tuple[Tensor, list[Tensor]]:

@@ -9,12 +9,12 @@ from torch import _VF, Tensor, nn
 from typing_extensions import Unpack
 
 from ..autocast import autocasts, cast
-from ..cell import CELLS, Weights
+from ..cell import CELLS, Weights, rnn_mode
 from ..checks import check_dtype, check_tensors
 from ..dispatch import mask_form
 from ..dropouts import StateAttributes, StateOptions, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
-from ..layer import Masks, recurrent_step, seed_tensor
+from ..layer import MaskSource, recurrent_step, seed_tensor
 from ..mask import check_seed
 from ..steps import Steps
 from .base import extra_repr, reset_parameters
@@ -45,8 +45,9 @@ class RNNCell(StateAttributes, nn.Module):
         - **input**: tensor containing input features
         - **hidden**: tensor containing the initial hidden state. Defaults to zero if not provided.
         - **seed** (keyword): an int or an int64 tensor of one element, which both masks follow from: row `b` of
-          ``dropout_mask(seed, N, hidden_size, p)`` is that of sequence `b`. By default one is drawn from PyTorch's generator
-          of the input's device; evaluation draws none, and ignores one that is given.
+          ``dropout_mask(seed, N, hidden_size, p)`` is that of the hidden mask for sequence `b`; with ``kind="recurrent"``, of
+          the recurrent one. The same seed in each call of a loop gives the same masks. By default one is drawn from PyTorch's
+          generator of the input's device; evaluation draws none, and ignores one that is given.
 
     Outputs: h'
         - **h'** of shape `(batch, hidden_size)`: tensor containing the next hidden state for each element in the batch
@@ -159,11 +160,11 @@ class RNNCell(StateAttributes, nn.Module):
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if autocasts(input.device.type):
             input, hx, weights = cast(input), cast(hx), weights.map(cast)
-        cell = CELLS[f"RNN_{self.nonlinearity.upper()}"]
+        cell = CELLS[rnn_mode(self.nonlinearity)]
         steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
         check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
-        check_dtype("rnn_layer", input)
-        masks = Masks(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
+        check_dtype("rnn_cell", input)
+        masks = MaskSource(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
         return recurrent_step(input, [hx], weights, self._dropouts, masks, cell)[0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:

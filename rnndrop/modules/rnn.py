@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
+from ..cell import rnn_mode
 from ..dropouts import RecurrenceOptions, check_choice, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
 from .base import RNNBase
@@ -22,15 +23,16 @@ class RNN(RNNBase):
     .. math::
         h_t = m_t \odot \tanh(x_t W_{ih}^T + b_{ih} + (r_t \odot h_{t-1}) W_{hh}^T + b_{hh})
 
-    where :math:`h_t` is the hidden state at time `t`, :math:`x_t` is the input at time `t`, and :math:`h_{(t-1)}` is the hidden
-    state of the previous layer at time `t-1` or the initial hidden state at time `0`. If :attr:`nonlinearity` is ``'relu'``,
-    then :math:`\text{ReLU}` is used instead of :math:`\tanh`. An element of the mask :math:`m_t` is 0 with probability
-    :attr:`hidden_dropout` and else :math:`1/(1-p)`, one of :math:`r_t` is 0 with probability :attr:`recurrent_dropout`. In
-    evaluation, and where every probability is 0, this is :class:`torch.nn.RNN`, and PyTorch's own code runs.
+    where :math:`h_t` is the hidden state at time `t`, :math:`x_t` is the input at time `t`, and :math:`h_{t-1}` is this layer's
+    state at the step before, or the initial state. If :attr:`nonlinearity` is ``'relu'``, then :math:`\text{ReLU}` is used
+    instead of :math:`\tanh`. An element of the mask :math:`m_t` is 0 with probability :attr:`hidden_dropout` and else
+    :math:`1/(1-p)`, one of :math:`r_t` is 0 with probability :attr:`recurrent_dropout`. In evaluation, and where every
+    probability is 0, this is :class:`torch.nn.RNN`, and PyTorch's own code runs.
 
     .. code-block:: python
 
-        # Efficient implementation equivalent to the following with bidirectional=False
+        # Efficient implementation equivalent to the following with bidirectional=False,
+        # for tanh, biases and mask_scope='step'
         rnn = rnndrop.RNN(input_size, hidden_size, num_layers, hidden_dropout=p, recurrent_dropout=q, dropout=d)
         params = dict(rnn.named_parameters())
         def mask(layer, p, kind):  # one row for each step t and sequence b
@@ -136,9 +138,9 @@ class RNN(RNNBase):
         ``batch_first`` argument is ignored for unbatched inputs.
 
     .. note::
-        In training with dropout inside, the output is kept for the backward pass, as by cuDNN: to change it in place is an
-        error in backward. Reverse-mode derivatives of any order work, forward-mode and vectorised ones
-        (``torch.func.jvp``, ``vmap``) do not.
+        In training with dropout inside, the output of more than one step is kept for the backward pass, as by cuDNN: to change
+        it in place is an error in backward. Reverse-mode derivatives of any order and ``torch.func.vmap`` work; forward mode
+        (``torch.func.jvp``) through more than one step does not.
 
     Examples::
 
@@ -167,7 +169,7 @@ class RNN(RNNBase):
         if proj_size is not None:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-        mode = f"RNN_{nonlinearity.upper()}"
+        mode = rnn_mode(nonlinearity)
         dropping = checked_options("RNN.__init__()", dropouts, RecurrenceOptions).replace("dropout", dropout)
         super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropping)
 
@@ -178,7 +180,7 @@ class RNN(RNNBase):
     @nonlinearity.setter
     def nonlinearity(self, value: Nonlinearity) -> None:
         check_choice("nonlinearity", value, NONLINEARITIES)
-        self.mode = f"RNN_{value.upper()}"
+        self.mode = rnn_mode(value)
 
     @classmethod
     def from_torch(cls, rnn: nn.RNN, **dropouts: Any) -> RNN:

@@ -24,7 +24,10 @@ MaybeTensor = Tensor | None
 
 
 class Call(NamedTuple):
-    """What of a layer is no tensor. `scales`: of the masks of the cell's kinds, in their order. `strategy`: not "auto"."""
+    """The arguments of a layer that are not tensors.
+
+    scales: of the masks of the cell's kinds, in their order. strategy: not "auto".
+    """
 
     scales: Sequence[float]
     steps: Steps

@@ -116,12 +116,26 @@ def z(*shape, dtype=torch.float64):
 @pytest.mark.parametrize("rates", [dict(), *RATES[:3]], ids=str)
 @pytest.mark.parametrize(
     "args",
-    [(z(2, 2, 4),), (z(),), (z(3, 5),), (z(5),), (z(3, 4), z(2, 17)), (z(3, 4), z(3, 16)), (z(3, 4), z(3, 1, 17)),
-     (z(4), z(16)),
-     (z(3, 4, dtype=torch.float32),), (z(3, 4, dtype=torch.int64),), (z(3, 4), z(3, 17, dtype=torch.float32)), (z(4), z(1, 17)),
-     (z(3, 4), z(17)), ("x",), (None,), ()],
+    [
+        (z(2, 2, 4),),
+        (z(),),
+        (z(3, 5),),
+        (z(5),),
+        (z(3, 4), z(2, 17)),
+        (z(3, 4), z(3, 16)),
+        (z(3, 4), z(3, 1, 17)),
+        (z(4), z(16)),
+        (z(3, 4, dtype=torch.float32),),
+        (z(3, 4, dtype=torch.int64),),
+        (z(3, 4), z(3, 17, dtype=torch.float32)),
+        (z(4), z(1, 17)),
+        (z(3, 4), z(17)),
+        ("x",),
+        (None,),
+        (),
+    ],
     ids=lambda args: ", ".join(str(list(a.shape)) + str(a.dtype)[5:] if hasattr(a, "shape") else repr(a) for a in args),
-)  # fmt: skip
+)
 def test_bad_inputs(rates, args):
     cell = make(**rates)
     expected = error_of(torch_cell(cell), *args)

@@ -24,12 +24,31 @@ def message(call, *args, **kwargs):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(hidden_size=0), dict(hidden_size=-3), dict(input_size=0), dict(num_layers=0), dict(num_layers=-1),
-     dict(input_size=3.0), dict(input_size="3"), dict(hidden_size=5.0), dict(hidden_size=None), dict(num_layers="2"),
-     dict(bias=1), dict(bias=None), dict(batch_first="yes"), dict(nonlinearity="sigmoid"), dict(nonlinearity=None),
-     dict(dropout=-0.1), dict(dropout=1.5), dict(dropout=True), dict(dropout=float("nan")), dict(proj_size=2), dict(unknown=1)],
+    [
+        dict(hidden_size=0),
+        dict(hidden_size=-3),
+        dict(input_size=0),
+        dict(num_layers=0),
+        dict(num_layers=-1),
+        dict(input_size=3.0),
+        dict(input_size="3"),
+        dict(hidden_size=5.0),
+        dict(hidden_size=None),
+        dict(num_layers="2"),
+        dict(bias=1),
+        dict(bias=None),
+        dict(batch_first="yes"),
+        dict(nonlinearity="sigmoid"),
+        dict(nonlinearity=None),
+        dict(dropout=-0.1),
+        dict(dropout=1.5),
+        dict(dropout=True),
+        dict(dropout=float("nan")),
+        dict(proj_size=2),
+        dict(unknown=1),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_bad_constructor_arguments(options):
     options = {"input_size": 3, "hidden_size": 5, **options}
     mine, theirs = message(RNN, **options), message(nn.RNN, **options)
@@ -43,17 +62,30 @@ def z(*shape, dtype=torch.float64, device="cpu"):
 
 
 BAD_INPUTS = [
-    ((z(4),), "1-D"), ((z(2, 2, 2, 4),), "4-D"), ((z(5, 3, 7),), "input size"), ((z(5, 7),), "input size, unbatched"),
-    ((z(5, 3, 4, dtype=torch.float32),), "dtype"), ((z(5, 3, 4, dtype=torch.int64),), "integers"),
-    ((z(0, 3, 4),), "no steps"), ((z(0, 4),), "no steps, unbatched"),
-    ((z(5, 3, 4), z(1, 4, 17)), "hx batch"), ((z(5, 3, 4), z(2, 3, 17)), "hx layers"), ((z(5, 3, 4), z(1, 3, 16)), "hx size"),
-    ((z(5, 3, 4), z(3, 17)), "hx 2-D"), ((z(5, 4), z(1, 1, 17)), "hx 3-D"), ((z(5, 4), z(1, 16)), "hx size, unbatched"),
+    ((z(4),), "1-D"),
+    ((z(2, 2, 2, 4),), "4-D"),
+    ((z(5, 3, 7),), "input size"),
+    ((z(5, 7),), "input size, unbatched"),
+    ((z(5, 3, 4, dtype=torch.float32),), "dtype"),
+    ((z(5, 3, 4, dtype=torch.int64),), "integers"),
+    ((z(0, 3, 4),), "no steps"),
+    ((z(0, 4),), "no steps, unbatched"),
+    ((z(5, 3, 4), z(1, 4, 17)), "hx batch"),
+    ((z(5, 3, 4), z(2, 3, 17)), "hx layers"),
+    ((z(5, 3, 4), z(1, 3, 16)), "hx size"),
+    ((z(5, 3, 4), z(3, 17)), "hx 2-D"),
+    ((z(5, 4), z(1, 1, 17)), "hx 3-D"),
+    ((z(5, 4), z(1, 16)), "hx size, unbatched"),
     ((z(5, 3, 4), z(1, 3, 17, dtype=torch.float32)), "hx dtype"),
     ((pack_padded_sequence(z(5, 3, 7), [5, 3, 1]),), "packed input size"),
     ((pack_padded_sequence(z(5, 3, 4), [5, 3, 1]), z(1, 4, 17)), "packed hx batch"),
     ((pack_padded_sequence(z(5, 3, 4, dtype=torch.float32), [5, 3, 1]),), "packed dtype"),
-    (("x",), "a string"), ((None,), "None"), (([1, 2],), "a list"), ((z(5, 3, 4), "h"), "hx a string"), ((), "nothing"),
-]  # fmt: skip
+    (("x",), "a string"),
+    ((None,), "None"),
+    (([1, 2],), "a list"),
+    ((z(5, 3, 4), "h"), "hx a string"),
+    ((), "nothing"),
+]
 
 
 @pytest.mark.parametrize("rates", [dict(), INSIDE, dict(hidden_dropout=0.3)], ids=["none", "both", "hidden"])

@@ -117,13 +117,29 @@ def test_full_length_packed_is_padded():
 @pytest.mark.parametrize("mask_scope", ["step", "sequence"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("rates", [dict(hidden_dropout=0.3), dict(recurrent_dropout=0.4), dict(dropout=0.25), INSIDE,
-                                   dict(dropout=0.25, **INSIDE), dict(dropout=1.0), dict(hidden_dropout=1.0)],
-                         ids=lambda rates: "+".join(rates))  # fmt: skip
+@pytest.mark.parametrize(
+    "rates",
+    [
+        dict(hidden_dropout=0.3),
+        dict(recurrent_dropout=0.4),
+        dict(dropout=0.25),
+        INSIDE,
+        dict(dropout=0.25, **INSIDE),
+        dict(dropout=1.0),
+        dict(hidden_dropout=1.0),
+    ],
+    ids=lambda rates: "+".join(rates),
+)
 def test_against_the_oracle(mask_scope, bidirectional, num_layers, rates):
     for nonlinearity, bias in [("tanh", True), ("relu", True), ("tanh", False)]:
-        rnn = make_rnn(num_layers=num_layers, bidirectional=bidirectional, mask_scope=mask_scope, nonlinearity=nonlinearity,
-                   bias=bias, **rates)  # fmt: skip
+        rnn = make_rnn(
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            mask_scope=mask_scope,
+            nonlinearity=nonlinearity,
+            bias=bias,
+            **rates,
+        )
         x, hx = (v.requires_grad_() for v in inputs_of(rnn))
         check(rnn, rnn(x, hx, seed=3), x, hx, 3)
 

@@ -118,9 +118,13 @@ def test_dropout_alone_takes_the_masks_between_layers():
 
 
 CONFIGURATIONS = [
-    dict(), dict(nonlinearity="relu"), dict(bias=False), dict(bidirectional=True), dict(num_layers=3, bidirectional=True),
+    dict(),
+    dict(nonlinearity="relu"),
+    dict(bias=False),
+    dict(bidirectional=True),
+    dict(num_layers=3, bidirectional=True),
     dict(num_layers=2, dropout=0.5, batch_first=True),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)

@@ -15,8 +15,18 @@ def leaves_of(rnn, x, hx):
     return {"x": x.requires_grad_(), "hx": hx.requires_grad_(), **dict(rnn.named_parameters())}
 
 
-@pytest.mark.parametrize("frozen", [["weight_hh_l0"], ["weight_ih_l0", "bias_ih_l0"], ["bias_hh_l0"], ["x"], ["hx"],
-                                    ["x", "hx", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"]], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        ["weight_hh_l0"],
+        ["weight_ih_l0", "bias_ih_l0"],
+        ["bias_hh_l0"],
+        ["x"],
+        ["hx"],
+        ["x", "hx", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"],
+    ],
+    ids=str,
+)
 def test_frozen_leaves(frozen):
     """The gradients of the others are what they were; the frozen have none."""
     rnn = make_rnn(**INSIDE)

@@ -79,7 +79,7 @@ def widened(keep: Tensor, ranges: list[Range], size: int) -> Iterator[np.ndarray
 
 
 def _chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Range]]]:
-    """Neighbouring ranges that fit the cache together: their first row, the row after their last, and they."""
+    """Neighbouring ranges that fit the cache together: their first row, the row after their last, and the ranges."""
     most = max(1, CHUNK // max(1, width * max((stop - start for start, stop in ranges), default=0)))
     for i in range(0, len(ranges), most):
         chunk = ranges[i : i + most]
