@@ -121,6 +121,6 @@ def check_pointwise(strategy: str, x: torch.Tensor) -> None:
     """ValueError, with the reason, where a strategy of tanh_dropout asked for by name cannot run."""
     if strategy == "cpu" and x.device.type not in ("cpu", "meta"):
         raise ValueError(f"strategy 'cpu' cannot run: it computes in NumPy, and the input is on {x.device}")
-    why_not = kernels_unavailable() if strategy == "triton" else ""
+    why_not = kernels_unavailable() or plan.without_kernel(x.dtype) if strategy == "triton" else ""
     if why_not:
         raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")
