@@ -117,11 +117,16 @@ def refusal(
     if cell not in CELLS:
         return f"no kernel has the cell {cell}"
     if strategy == "stepwise":
-        return "" if dtype in DTYPES else f"{dtype} is none of float32, float16, bfloat16"
+        return without_kernel(dtype)
     if packed:
         return "the sequences are of different lengths"
     plan = plan_resident if strategy == "resident" else plan_cooperative
     return plan(H, B, dtype, device, tf32=tf32).reason
+
+
+def without_kernel(dtype: torch.dtype) -> str:
+    """Why no kernel computes in this dtype, or ""."""
+    return "" if dtype in DTYPES else f"{dtype} is none of float32, float16, bfloat16"
 
 
 @lru_cache(1024)
@@ -198,8 +203,8 @@ def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> t
 
 def _unfit(dtype: torch.dtype, device: Device) -> str:
     """Why neither strategy has tensor cores for this, or ""."""
-    if dtype not in DTYPES:
-        return f"{dtype} is none of float32, float16, bfloat16"
+    if why_not := without_kernel(dtype):
+        return why_not
     if 0 < device.capability < 80:
         return f"it needs the tensor cores of sm_80 or newer, the device is sm_{device.capability}"
     return ""

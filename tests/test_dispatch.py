@@ -1,5 +1,7 @@
 """Which strategy runs where: the CUDA side without a GPU."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -103,6 +105,14 @@ def test_without_a_driver(no_driver):
             choose(strategy, problem())
     with pytest.raises(ValueError, match=r"strategy 'triton' cannot run: .*finds no device"):
         rnndrop.functional.tanh_dropout(torch.zeros(2, 3), strategy="triton")
+
+
+def test_dropout_between_layers_alone_runs_no_loop(cuda, no_driver):
+    """PyTorch's own layers run: there is nothing to warn of."""
+    module = rnn(num_layers=2, dropout=0.5, hidden_dropout=0.0, recurrent_dropout=0.0, device=cuda)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(torch.randn(5, 3, 4, device=cuda))
 
 
 def test_the_device_is_asked_once(monkeypatch):

@@ -80,7 +80,7 @@ def test_a_mask_repeated_over_rows(monkeypatch, rates):
 def test_a_slope_from_the_sign_of_the_output(monkeypatch):
     """trident's dropout."""
 
-    def planted(gates, output, ranges, scale, activation):
+    def planted(gates, output, ranges, scale):
         gates.copy_(output > 0).mul_(scale)
         return iter([gates.numpy()[start:stop] for start, stop in ranges])
 

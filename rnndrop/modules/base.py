@@ -183,10 +183,10 @@ class RNNBase(Attributes, nn.Module):
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
         given = hx.unbind(0)
-        strategy = resolved("auto", x, steps, self.hidden_size, self.cell)
+        strategy = resolved("auto", x, steps, self.hidden_size, self.cell) if self._dropouts.inside else "auto"
         both = (steps, steps.backwards())[: self.num_directions]
         # Drawn after all that can be wrong.
-        masks = MaskSource(seed_tensor(seed, x.device), steps, mask_form(strategy, x.device), order=order)
+        masks = MaskSource(seed_tensor(seed, x.device), steps, mask_form("auto", x.device), order=order)
         states: list[Tensor] = []
         last: Sequence[Tensor]
         for number, weights in enumerate(layers):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..kernels import plan
 from ..mask import Mask
 from .eager import Function, computes_now
 
@@ -22,7 +23,7 @@ def _forward(x: Tensor, keep: Tensor, scale: float) -> Tensor:
 
 
 def _backend(x: Tensor, keep: Tensor) -> Any:
-    if keep.dtype == torch.int32 and not dispatch.kernels_unavailable():
+    if keep.dtype == torch.int32 and x.dtype in plan.DTYPES and not dispatch.kernels_unavailable():
         return dispatch.backend("stepwise")
     return dispatch.backend("cpu" if x.device.type == "cpu" and keep.dtype == torch.int8 else "reference")
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .vmap import one_by_one
+
 
 def computes_now(x: Tensor) -> bool:
     """Whether there are numbers to compute with: no tracing, no fake tensor, no meta device.
@@ -28,3 +30,7 @@ class Function(torch.autograd.Function):
             return super().apply(*args)
         args = torch._functorch.utils.unwrap_dead_wrappers(args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return one_by_one(cls, info, in_dims, args)

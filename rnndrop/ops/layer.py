@@ -18,7 +18,6 @@ from ..cell import CELLS, Cell, Weights
 from ..mask import Mask, unpacked
 from ..steps import Steps
 from .eager import Function, computes_now
-from .vmap import one_by_one
 
 MaybeTensor = Tensor | None
 
@@ -153,10 +152,6 @@ class _Layer(Function):
             found = _backward(call.layer(row), call, grads, flags)
         return None, *_filled([None] * len(flags), flags, found), *[None] * (len(ctx.needs_input_grad) - given)
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return one_by_one(_Layer, info, in_dims, args)
-
 
 class _LayerBackward(Function):
     """The gradients that are asked for, to be differentiated again."""
@@ -184,10 +179,6 @@ class _LayerBackward(Function):
             pull = torch.func.vjp(gradients, *[x for x, needed in zip(tensors, asked, strict=True) if needed])[1]
             found = pull(grads)
         return None, None, *_filled([None] * len(tensors), asked, found)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return one_by_one(_LayerBackward, info, in_dims, args)
 
 
 def _version(x: MaybeTensor) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch, reference
+from ..kernels import plan
 from ..mask import Mask, scale, threshold, unpacked
 from .eager import Function, computes_now
 from .mask import draw
@@ -20,7 +21,7 @@ def tanh_dropout(x: Tensor, seed: Tensor, p: float, stream: int, strategy: str) 
 
 def _fused(x: Tensor, strategy: str) -> bool:
     """Whether the kernel runs, which keeps no mask."""
-    automatic = strategy == "auto" and x.device.type == "cuda" and x.dtype != torch.float64
+    automatic = strategy == "auto" and x.device.type == "cuda" and x.dtype in plan.DTYPES
     return (strategy == "triton" or automatic) and not dispatch.kernels_unavailable()
 
 

@@ -192,6 +192,20 @@ def test_the_slope_of_relu_is_0_at_0_and_that_of_torch_at_nan(strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1.0])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_dead_unit_stops_every_gradient(strategy, dtype, value, p):
+    leaves = make_layer(dtype=dtype)
+    output, _ = run(leaves, nonlinearity="relu", hidden_dropout=p, strategy=strategy)
+    some = torch.autograd.grad(output, list(leaves.values()), torch.where(output > 0, 1.0, value).to(dtype), retain_graph=True)
+    none = torch.autograd.grad(output, list(leaves.values()), torch.where(output > 0, 1.0, 0.0).to(dtype))
+    assert (output == 0).any()
+    for found, expected in zip(some, none, strict=True):
+        assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("grads", ["both biases", "b_ih", "b_hh"])
 def test_the_gradients_of_the_biases_are_equal_but_not_the_same(strategy, grads):
     """To change one in place leaves the other."""

@@ -147,6 +147,12 @@ def test_a_strategy_of_tanh_dropout_that_cannot_run(forgetful, monkeypatch):
         functional.tanh_dropout(X, strategy="triton")
 
 
+def test_a_dtype_of_tanh_dropout_that_no_kernel_has(monkeypatch):
+    monkeypatch.setattr(rnndrop.dispatch, "kernels_unavailable", lambda: "")
+    with raises(ValueError, match="strategy 'triton' cannot run: torch.float64 is none of"):
+        functional.tanh_dropout(X.double(), strategy="triton")
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
 def test_a_dtype_that_no_layer_has(dtype):
     with raises(NotImplementedError, match="not implemented for"):

@@ -60,6 +60,16 @@ def test_bits_without_kernels(monkeypatch):
     torch.testing.assert_close(dropout(x, mask_of("bits")), dropout(x, mask_of("bytes")))
 
 
+@pytest.mark.parametrize("form", ["bytes", "bits"])
+def test_no_digit_of_float64_is_lost(form):
+    """No kernel computes in it."""
+    x = torch.randn(ROWS, COLUMNS, dtype=torch.float64, requires_grad=True)
+    y, kept = dropout(x, mask_of(form)), keep(3, ROWS, COLUMNS, P)
+    assert_equal(y.detach(), x.detach() * kept * scale(P))
+    grad = torch.randn_like(x)
+    assert_equal(torch.autograd.grad(y, x, grad)[0], grad * kept * scale(P))
+
+
 def test_opcheck():
     x = torch.randn(ROWS, COLUMNS, requires_grad=True)
     torch.library.opcheck(torch.ops.rnndrop.dropout.default, (x, *mask_of("bytes")))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.func import functional_call, grad, jacrev, vjp
+from torch.func import functional_call, grad, jacrev, vjp, vmap
 
 import rnndrop
 from tests.stand_ins import rnn
@@ -84,6 +84,20 @@ def test_jacrev_of_the_weights(module, x):
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     found = jacrev(lambda p: functional_call(module, p, (x,), dict(seed=SEED))[0])(parameters)
     assert_near(found, jacrev(lambda p: loop(module, x, p))(parameters))
+
+
+@pytest.mark.parametrize("options", [{}, dict(hidden_dropout=0.3)], ids=["alone", "with one inside"])
+def test_jacrev_through_the_dropout_between_layers(options):
+    module, x = rnndrop.RNN(3, 4, 2, dropout=0.5, dtype=torch.float64, **options), torch.randn(3, 2, 3, dtype=torch.float64)
+    found = jacrev(lambda x: module(x, seed=SEED)[0])(x)
+    assert_near(found, torch.autograd.functional.jacobian(lambda x: module(x, seed=SEED)[0], x))
+
+
+def test_vmap():
+    """Every slice has the masks that it has alone."""
+    module, x = rnndrop.RNN(3, 4, 2, dropout=0.5, hidden_dropout=0.3), torch.randn(2, 3, 5, 3)
+    for run in (lambda x: module(x, seed=SEED)[0], lambda x: rnndrop.functional.tanh_dropout(x, 0.5, seed=SEED)):
+        assert_near(vmap(run)(x), torch.stack([run(one) for one in x]))
 
 
 def test_jacrev_of_tanh_dropout():

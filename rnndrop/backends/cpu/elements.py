@@ -48,17 +48,28 @@ def activation_of(name: str, like: Tensor) -> Callable[[Any, Any], Any]:
     return lambda x, y: in_place(y)
 
 
-def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float, activation: str) -> Iterator[Any]:
-    """The rows of each range of `gates`, filled with scale * f'(a), computed from the output where it was kept."""
-    scale = min(scale, torch.finfo(output.dtype).max)  # of one p, 1 - 2**-16, in float16
-    rows, kept = numbers_of(gates), output.new_full((), scale)
+def finite(scale: float, like: Tensor) -> float:
+    """The scale, or the largest number of the dtype: for one p, 1 - 2**-16, it is no float16."""
+    return min(scale, torch.finfo(like.dtype).max)
+
+
+def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) -> Iterator[Any]:
+    """The rows of each range of `gates`, filled with scale * tanh'(a), computed from the output where it was kept."""
+    rows, scale = numbers_of(gates), finite(scale, output)
+    kept = output.new_full((), scale)
     for first, last, chunk in _chunks(ranges, output.shape[1]):
         y, slope = output[first:last], gates[first:last]
-        if activation == "tanh":
-            torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2
-        else:
-            slope.copy_(y <= 0).mul_(-scale).add_(scale)
+        torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2
         yield from rows_of(rows, chunk)
+
+
+def passing(gates: Tensor, output: Tensor, ranges: list[Range]) -> Iterator[np.ndarray]:
+    """The bits of each range of `gates`: all set where relu lets a gradient pass, none where its output is 0."""
+    integers = gates.view(INTEGER[gates.element_size()])
+    bits = integers.numpy()
+    for first, last, chunk in _chunks(ranges, output.shape[1]):
+        integers[first:last].copy_(output[first:last] <= 0).sub_(1)
+        yield from rows_of(bits, chunk)
 
 
 def step_masks(mask: Mask | None, steps: Steps, like: Tensor) -> Iterator[Any]:

@@ -25,7 +25,7 @@ def forward(x: Tensor, mask: Mask, activation: str) -> Tensor:
 def tanh_backward(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     """The gradient of x, from y = dropout(tanh(x))."""
     grad_x, ranges = torch.empty_like(y), _ranges(y)
-    slopes = slopes_of(grad_x, y, ranges, mask.scale, "tanh")
+    slopes = slopes_of(grad_x, y, ranges, mask.scale)
     grads, keeps = rows_of(numbers_of(grad_y.resolve_neg()), ranges), widened(mask.keep, ranges, y.element_size())
     for slope, g, bits, keep in zip(slopes, grads, rows_of(bits_of(grad_x), ranges), keeps, strict=True):
         slope *= g

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...cell import Cell
 from ...steps import Steps
 from ..base import Layer, Masks
-from .elements import activation_of, bits_of, multiplier, numbers_of, rows_of, slopes_of, step_masks
+from .elements import activation_of, bits_of, finite, multiplier, numbers_of, passing, rows_of, slopes_of, step_masks
 
 
 def forward(gates: Tensor, masks: Masks, steps: Steps, cell: Cell) -> Iterator[tuple[Tensor, np.ndarray]]:
@@ -28,11 +28,28 @@ def forward(gates: Tensor, masks: Masks, steps: Steps, cell: Cell) -> Iterator[t
 def backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
     """The rows of each step of `gates` (N, H); asked for the next, it writes their gradient, from that of the step's states in
     the first rows of `grad_h` (B, H). `steps` stand in the order of the backward pass."""
+    return (_relu_backward if layer.cell.activation == "relu" else _tanh_backward)(gates, grad_h, layer, steps)
+
+
+def _tanh_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
     output, hidden, multiply = layer.rows, layer.masks.get("hidden"), multiplier(layer.output)
-    slopes = slopes_of(gates, output, steps.ranges, 1.0 if hidden is None else hidden.scale, layer.cell.activation)
+    slopes = slopes_of(gates, output, steps.ranges, 1.0 if hidden is None else hidden.scale)
     grads, rows = numbers_of(grad_h), (steps.split(gates), slopes, rows_of(bits_of(gates), steps.ranges))
     for tensor, slope, bits, keep in zip(*rows, step_masks(hidden, steps, output), strict=False):
         yield tensor
         multiply(slope, grads[: len(bits)], out=slope)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
+
+
+def _relu_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
+    """An output of 0 stops a gradient by bits, infinite or NaN. What the hidden mask dropped is 0 as well."""
+    output, hidden, multiply = layer.rows, layer.masks.get("hidden"), multiplier(layer.output)
+    scale = 1.0 if hidden is None else output.new_full((), finite(hidden.scale, output)).item()
+    grads, ranges = bits_of(grad_h), steps.ranges
+    rows = steps.split(gates), rows_of(numbers_of(gates), ranges), passing(gates, output, ranges)
+    for tensor, numbers, bits in zip(*rows, strict=True):
+        yield tensor
+        np.bitwise_and(grads[: len(bits)], bits, out=bits)
+        if hidden is not None:
+            multiply(numbers, scale, out=numbers)
