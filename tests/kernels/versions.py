@@ -23,7 +23,18 @@ VERSIONS = ["3.4.0", "3.6.0", "3.7.1", "3.9.0"]
 TARGETS = ["sm_80", "sm_86", "sm_90"]
 
 # Every kernel, in the tests that take a few seconds; what they leave out are more shapes, planted mistakes and strides.
-TESTS = ["activation", "activation_dropout", "apply_mask", "cell", "launch", "mask_bits", "packed_mask", "plan", "tile_layout"]
+TESTS = [
+    "activation",
+    "activation_dropout",
+    "apply_mask",
+    "cell",
+    "launch",
+    "mask_bits",
+    "packed_mask",
+    "philox",
+    "plan",
+    "tile_layout",
+]
 SEQUENCES = "test_against_float64 and (resident or stepwise or cooperative) or not_a_number"
 
 HEAD = """# The kernels under versions of Triton
