@@ -116,8 +116,10 @@ def mask_form(strategy: str, device: torch.device) -> str:
 
 def check_pointwise(strategy: str, x: torch.Tensor) -> None:
     """ValueError, with the reason, where a strategy of tanh_dropout asked for by name cannot run."""
-    no_kernel = kernels_unavailable() or plan.without_kernel(x.dtype)
-    _check_runs(strategy, no_kernel if strategy == "triton" else _wrong_device(strategy, x.device))
+    if strategy == "triton":
+        _check_runs(strategy, kernels_unavailable() or plan.without_kernel(x.dtype))
+    else:
+        _check_runs(strategy, _wrong_device(strategy, x.device))
 
 
 def _wrong_device(strategy: str, device: torch.device) -> str:
