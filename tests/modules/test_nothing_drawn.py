@@ -66,6 +66,13 @@ def test_the_batch_sizes_of_a_packed_sequence_made_by_hand(module, rows, sizes):
         module(PackedSequence(torch.zeros(rows, 4), torch.tensor(sizes, dtype=torch.int64)))
 
 
+@pytest.mark.parametrize("order", [[0, 1], [0, 1, 2, 0], [0, 1, 3], [-1, 0, 1]], ids=str)
+def test_the_order_of_a_packed_sequence_made_by_hand(module, order):
+    indices = torch.tensor(order)
+    with raises(RuntimeError, match="sorted_indices"):
+        module(PackedSequence(torch.zeros(8, 4), torch.tensor([3, 3, 2]), indices, indices))
+
+
 @pytest.mark.parametrize(
     "x", [X[:0], X[..., :3], X.double(), X[0, 0], X.to("meta")], ids=lambda x: f"{tuple(x.shape)} {x.dtype}"
 )
@@ -139,6 +146,15 @@ def test_a_strategy_that_cannot_run(strategy):
     x, h_0 = torch.zeros(5, 3, 4, dtype=torch.float64), torch.zeros(3, 8, dtype=torch.float64)
     with raises(ValueError, match=f"strategy '{strategy}' cannot run"):
         functional.rnn_layer(x, h_0, *module.all_weights[0], hidden_dropout=0.5, strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", ["resident", "cooperative", "stepwise"])
+def test_a_kernel_without_a_sequence(strategy, monkeypatch):
+    monkeypatch.setattr(rnndrop.dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(rnndrop.kernels.launch, "device_of", lambda device: rnndrop.kernels.launch.A100)
+    module = rnndrop.RNN(4, 8)
+    with raises(ValueError, match=f"strategy '{strategy}' cannot run: there is nothing to compute"):
+        functional.rnn_layer(X[:, :0], torch.zeros(0, 8), *module.all_weights[0], hidden_dropout=0.5, strategy=strategy)
 
 
 def test_a_strategy_of_tanh_dropout_that_cannot_run(forgetful, monkeypatch):
