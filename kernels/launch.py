@@ -58,6 +58,16 @@ def unavailable() -> str:
     return ""
 
 
+def elsewhere(device: torch.device) -> str:
+    """Why kernels cannot run on tensors of this device, or ""; the interpreter takes those of any."""
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        return ""
+    kernels_run_on = triton.runtime.driver.active.get_active_torch_device().type
+    return "" if device.type == kernels_run_on else f"it runs on {kernels_run_on}, and the input is on {device}"
+
+
 def device_of(device: torch.device) -> Device:
     """The facts of a device, which the driver is asked once. While Triton interprets kernels: those of an A100."""
     index = device.index

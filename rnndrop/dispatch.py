@@ -67,7 +67,7 @@ def _by_name(strategy: str, problem: Problem) -> Choice:
     if strategy == "cpu" and problem.device.type not in ("cpu", "meta"):
         why_not = f"it computes in NumPy, and the input is on {problem.device}"
     if strategy in KERNELS:
-        why_not = kernels_unavailable() or plan.refusal(strategy, **_to_plan(problem))
+        why_not = kernels_unavailable() or launch.elsewhere(problem.device) or plan.refusal(strategy, **_to_plan(problem))
     if why_not:
         raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")
     return Choice(strategy, REASONS[strategy])
@@ -121,6 +121,8 @@ def check_pointwise(strategy: str, x: torch.Tensor) -> None:
     """ValueError, with the reason, where a strategy of tanh_dropout asked for by name cannot run."""
     if strategy == "cpu" and x.device.type not in ("cpu", "meta"):
         raise ValueError(f"strategy 'cpu' cannot run: it computes in NumPy, and the input is on {x.device}")
-    why_not = kernels_unavailable() or plan.without_kernel(x.dtype) if strategy == "triton" else ""
+    why_not = ""
+    if strategy == "triton":
+        why_not = kernels_unavailable() or launch.elsewhere(x.device) or plan.without_kernel(x.dtype)
     if why_not:
         raise ValueError(f"strategy {strategy!r} cannot run: {why_not}")

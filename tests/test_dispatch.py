@@ -20,6 +20,7 @@ def problem(device=CUDA, dtype=torch.float32, steps=7, batch=32, hidden_size=128
 def a100(monkeypatch):
     """Kernels can run, on an A100."""
     monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(launch, "elsewhere", lambda device: "")
     monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
 
 
@@ -125,6 +126,9 @@ def test_the_device_is_asked_once(monkeypatch):
             def get_device_properties(index):
                 asked.append(index)
                 return {"multiprocessor_count": 80 + index, "max_shared_mem": 101376}
+
+        def get_active_torch_device(self):
+            return CUDA
 
         def get_current_target(self):
             return type("Target", (), {"backend": "cuda", "arch": 86, "warp_size": 32})
