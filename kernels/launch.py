@@ -83,8 +83,9 @@ def _facts(index: int | None) -> Device:
     if triton.knobs.runtime.interpret:
         return A100._replace(backend="interpreter")
     driver = triton.runtime.driver.active
-    target = driver.get_current_target()
-    facts = driver.utils.get_device_properties(driver.get_current_device() if index is None else index)
+    with torch.cuda.device(-1 if index is None else index):  # the target is that of the current device; -1 changes none
+        target = driver.get_current_target()
+        facts = driver.utils.get_device_properties(driver.get_current_device() if index is None else index)
     return Device(
         num_sms=facts["multiprocessor_count"],
         max_shared_mem=facts["max_shared_mem"],

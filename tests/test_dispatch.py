@@ -1,5 +1,6 @@
 """Which strategy runs where: the CUDA side without a GPU."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -137,6 +138,7 @@ def test_the_device_is_asked_once(monkeypatch):
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     monkeypatch.setattr(triton.runtime, "driver", type("Drivers", (), {"active": Driver()}))
     monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     launch._facts.cache_clear()
     try:
         for _ in range(3):
