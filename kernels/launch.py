@@ -58,6 +58,16 @@ def unavailable() -> str:
     return ""
 
 
+def elsewhere(device: torch.device) -> str:
+    """Why kernels cannot run on tensors of this device, or ""; the interpreter takes those of any."""
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        return ""
+    kernels_run_on = triton.runtime.driver.active.get_active_torch_device().type
+    return "" if device.type == kernels_run_on else f"it runs on {kernels_run_on}, and the input is on {device}"
+
+
 def device_of(device: torch.device) -> Device:
     """The facts of a device, which the driver is asked once. While Triton interprets kernels: those of an A100."""
     index = device.index
@@ -73,8 +83,9 @@ def _facts(index: int | None) -> Device:
     if triton.knobs.runtime.interpret:
         return A100._replace(backend="interpreter")
     driver = triton.runtime.driver.active
-    target = driver.get_current_target()
-    facts = driver.utils.get_device_properties(driver.get_current_device() if index is None else index)
+    with torch.cuda.device(-1 if index is None else index):  # the target is that of the current device; -1 changes none
+        target = driver.get_current_target()
+        facts = driver.utils.get_device_properties(driver.get_current_device() if index is None else index)
     return Device(
         num_sms=facts["multiprocessor_count"],
         max_shared_mem=facts["max_shared_mem"],

@@ -116,6 +116,8 @@ def refusal(
     """Why a strategy cannot run a layer, or ""."""
     if cell not in CELLS:
         return f"no kernel has the cell {cell}"
+    if B == 0:
+        return "there is nothing to compute"
     if strategy == "stepwise":
         return without_kernel(dtype)
     if packed:

@@ -65,7 +65,7 @@ def choose(strategy: str, problem: Problem) -> Choice:
 def _by_name(strategy: str, problem: Problem) -> Choice:
     why_not = _wrong_device(strategy, problem.device)
     if strategy in KERNELS:
-        why_not = kernels_unavailable() or plan.refusal(strategy, **_to_plan(problem))
+        why_not = _no_kernels(problem.device) or plan.refusal(strategy, **_to_plan(problem))
     _check_runs(strategy, why_not)
     return Choice(strategy, REASONS[strategy])
 
@@ -117,7 +117,7 @@ def mask_form(strategy: str, device: torch.device) -> str:
 def check_pointwise(strategy: str, x: torch.Tensor) -> None:
     """ValueError, with the reason, where a strategy of tanh_dropout asked for by name cannot run."""
     if strategy == "triton":
-        _check_runs(strategy, kernels_unavailable() or plan.without_kernel(x.dtype))
+        _check_runs(strategy, _no_kernels(x.device) or plan.without_kernel(x.dtype))
     else:
         _check_runs(strategy, _wrong_device(strategy, x.device))
 
@@ -127,6 +127,11 @@ def _wrong_device(strategy: str, device: torch.device) -> str:
     if strategy == "cpu" and device.type not in ("cpu", "meta"):
         return f"it computes in NumPy, and the input is on {device}"
     return ""
+
+
+def _no_kernels(device: torch.device) -> str:
+    """Why no kernel can run on tensors of a device, or ""."""
+    return kernels_unavailable() or launch.elsewhere(device)
 
 
 def _check_runs(strategy: str, why_not: str) -> None:

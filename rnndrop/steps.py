@@ -122,6 +122,14 @@ class Steps:
         return self.without_padding(x.repeat(self.count, *[1] * (x.dim() - 1)))
 
 
+def check_order(order: Tensor, batch: int) -> None:
+    """RuntimeError where the sorted indices of packed data are not those of `batch` sequences. What a GPU holds is not read."""
+    if order.shape != (batch,):
+        raise RuntimeError(f"Expected sorted_indices size {(batch,)}, got {list(order.shape)}")
+    if order.device.type == "cpu" and ((order < 0) | (order >= batch)).any():
+        raise RuntimeError(f"sorted_indices should be from 0 to {batch - 1}, got {order.tolist()}")
+
+
 def checked_batch_sizes(batch_sizes: Iterable[int] | Tensor, rows: int) -> Tensor:
     """The batch sizes of packed data of that many rows, as an int64 tensor on the CPU. RuntimeError where they cannot be."""
     sizes = torch.as_tensor(batch_sizes, dtype=torch.int64, device="cpu")

@@ -1,5 +1,6 @@
 """Which strategy runs where: the CUDA side without a GPU."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -20,6 +21,7 @@ def problem(device=CUDA, dtype=torch.float32, steps=7, batch=32, hidden_size=128
 def a100(monkeypatch):
     """Kernels can run, on an A100."""
     monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(launch, "elsewhere", lambda device: "")
     monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
 
 
@@ -126,6 +128,9 @@ def test_the_device_is_asked_once(monkeypatch):
                 asked.append(index)
                 return {"multiprocessor_count": 80 + index, "max_shared_mem": 101376}
 
+        def get_active_torch_device(self):
+            return CUDA
+
         def get_current_target(self):
             return type("Target", (), {"backend": "cuda", "arch": 86, "warp_size": 32})
 
@@ -133,6 +138,7 @@ def test_the_device_is_asked_once(monkeypatch):
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     monkeypatch.setattr(triton.runtime, "driver", type("Drivers", (), {"active": Driver()}))
     monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     launch._facts.cache_clear()
     try:
         for _ in range(3):

@@ -20,7 +20,7 @@ from ..dropouts import Attributes, Dropouts
 from ..layer import MaskSource, dropout_between, recurrent_layer, resolved, seed_tensor
 from ..mask import check_seed
 from ..ops.torch_layers import torch_layers
-from ..steps import Steps, checked_batch_sizes
+from ..steps import Steps, check_order, checked_batch_sizes
 
 Self = TypeVar("Self", bound="RNNBase")
 
@@ -180,6 +180,8 @@ class RNNBase(Attributes, nn.Module):
         check_length(x.shape[0])
         if batch_sizes is not None and not torch.compiler.is_compiling():
             checked_batch_sizes(batch_sizes, x.shape[0])
+            if order is not None:
+                check_order(order, batch)
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
         given = hx.unbind(0)

@@ -135,8 +135,14 @@ def test_the_device_here(device):
 
 
 def test_a_driver_is_asked_once(monkeypatch):
-    """For each device index; its questions take milliseconds on some machines."""
-    asked = []
+    """For each device index, its own facts, whichever is current; its questions take milliseconds on some machines."""
+    asked, current = [], [0]
+
+    @contextlib.contextmanager
+    def made_current(index):
+        current.append(index)
+        yield
+        current.pop()
 
     def properties(index):
         asked.append(index)
@@ -145,7 +151,7 @@ def test_a_driver_is_asked_once(monkeypatch):
     active = types.SimpleNamespace(
         utils=types.SimpleNamespace(get_device_properties=properties),
         get_current_device=lambda: 0,
-        get_current_target=lambda: types.SimpleNamespace(backend="cuda", arch=89, warp_size=32),
+        get_current_target=lambda: types.SimpleNamespace(backend="cuda", arch=75 + 15 * current[-1], warp_size=32),
     )
     fake = types.SimpleNamespace(
         __version__="3.6.0",
@@ -153,12 +159,13 @@ def test_a_driver_is_asked_once(monkeypatch):
         runtime=types.SimpleNamespace(driver=types.SimpleNamespace(active=active)),
     )
     monkeypatch.setitem(sys.modules, "triton", fake)
+    monkeypatch.setattr(torch.cuda, "device", made_current)
     launch._facts.cache_clear()
     try:
         for _ in range(3):
             for index in (1, 0):
                 found = launch.device_of(torch.device("cuda", index))
-                assert found == (100 + index, 101376, 32, 89, "cuda", (3, 6))
+                assert found == (100 + index, 101376, 32, 75 + 15 * index, "cuda", (3, 6))
         assert asked == [1, 0]
     finally:
         launch._facts.cache_clear()

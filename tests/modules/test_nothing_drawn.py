@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 import rnndrop
 from rnndrop import functional
+from rnndrop.kernels import launch
 
 EVERY = [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5), dict(num_layers=2, dropout=0.5)]
 
@@ -25,6 +26,14 @@ def raises(*errors, match=None):
 @pytest.fixture(params=EVERY, ids=lambda dropouts: list(dropouts)[-1])
 def module(request):
     return rnndrop.RNN(4, 8, **request.param)
+
+
+@pytest.fixture
+def a100(monkeypatch):
+    """Kernels can run here, as on an A100."""
+    monkeypatch.setattr(rnndrop.dispatch, "kernels_unavailable", lambda: "")
+    monkeypatch.setattr(launch, "elsewhere", lambda device: "")
+    monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
 
 
 @pytest.fixture
@@ -64,6 +73,13 @@ def test_hx_of_a_cell(cell, hx):
 def test_the_batch_sizes_of_a_packed_sequence_made_by_hand(module, rows, sizes):
     with raises(RuntimeError, IndexError):
         module(PackedSequence(torch.zeros(rows, 4), torch.tensor(sizes, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("order", [[0, 1], [0, 1, 2, 0], [0, 1, 3], [-1, 0, 1]], ids=str)
+def test_the_order_of_a_packed_sequence_made_by_hand(module, order):
+    indices = torch.tensor(order)
+    with raises(RuntimeError, match="sorted_indices"):
+        module(PackedSequence(torch.zeros(8, 4), torch.tensor([3, 3, 2]), indices, indices))
 
 
 @pytest.mark.parametrize(
@@ -141,14 +157,36 @@ def test_a_strategy_that_cannot_run(strategy):
         functional.rnn_layer(x, h_0, *module.all_weights[0], hidden_dropout=0.5, strategy=strategy)
 
 
+@pytest.mark.parametrize("strategy", ["resident", "cooperative", "stepwise"])
+def test_a_kernel_without_a_sequence(strategy, a100):
+    module = rnndrop.RNN(4, 8)
+    with raises(ValueError, match=f"strategy '{strategy}' cannot run: there is nothing to compute"):
+        functional.rnn_layer(X[:, :0], torch.zeros(0, 8), *module.all_weights[0], hidden_dropout=0.5, strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", ["resident", "cooperative", "stepwise", "triton"])
+def test_a_kernel_for_a_tensor_of_the_cpu(strategy, monkeypatch):
+    """Where kernels run on a GPU."""
+    triton = pytest.importorskip("triton")
+    driver = type("Driver", (), {"get_active_torch_device": lambda self: torch.device("cuda", 0)})
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    monkeypatch.setattr(triton.runtime, "driver", type("Drivers", (), {"active": driver()}))
+    monkeypatch.setattr(rnndrop.dispatch, "kernels_unavailable", lambda: "")
+    weights = rnndrop.RNN(4, 8).all_weights[0]
+    with raises(ValueError, match=f"strategy '{strategy}' cannot run: it runs on cuda, and the input is on cpu"):
+        if strategy == "triton":
+            functional.tanh_dropout(X, strategy=strategy)
+        else:
+            functional.rnn_layer(X, torch.zeros(3, 8), *weights, hidden_dropout=0.5, strategy=strategy)
+
+
 def test_a_strategy_of_tanh_dropout_that_cannot_run(forgetful, monkeypatch):
-    monkeypatch.setattr(rnndrop.kernels.launch, "unavailable", lambda: "there is no driver")
+    monkeypatch.setattr(launch, "unavailable", lambda: "there is no driver")
     with raises(ValueError, match="strategy 'triton' cannot run: there is no driver"):
         functional.tanh_dropout(X, strategy="triton")
 
 
-def test_a_dtype_of_tanh_dropout_that_no_kernel_has(monkeypatch):
-    monkeypatch.setattr(rnndrop.dispatch, "kernels_unavailable", lambda: "")
+def test_a_dtype_of_tanh_dropout_that_no_kernel_has(a100):
     with raises(ValueError, match="strategy 'triton' cannot run: torch.float64 is none of"):
         functional.tanh_dropout(X.double(), strategy="triton")
 
