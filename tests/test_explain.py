@@ -120,7 +120,7 @@ def test_the_cpu_and_the_meta_device():
 
 def test_what_is_explained_is_what_runs(monkeypatch):
     names, backend = [], dispatch.backend
-    monkeypatch.setattr(dispatch, "backend", lambda name: names.append(name) or backend(name))
+    monkeypatch.setattr(dispatch, "backend", lambda name, *rest: names.append(name) or backend(name, *rest))
     module, x = rnndrop.RNN(4, 8, hidden_dropout=0.1), torch.zeros(7, 3, 4)
     module(x)
     assert names == [rnndrop.explain(module, x).strategy]

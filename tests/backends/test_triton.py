@@ -5,6 +5,7 @@ import torch
 
 import rnndrop
 from rnndrop import functional
+from rnndrop.kernels import launch
 from rnndrop.mask import Mask, stream, unpacked
 from rnndrop.ops import layer as layer_operator
 from rnndrop.ops import tanh_dropout as tanh_dropout_operator
@@ -126,6 +127,28 @@ def test_a_gradient_with_a_graph_is_the_plain_one(device):
     plain = torch.autograd.grad(output.sum(), inputs, retain_graph=True)
     for x, y in zip(torch.autograd.grad(output.sum(), inputs, create_graph=True), plain, strict=True):
         assert torch.equal(x, y)
+
+
+@pytest.fixture
+def precision():
+    """Sets that of fp32 products, until the test ends."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+def test_the_backward_pass_has_the_precision_of_the_forward_pass(precision, device, monkeypatch):
+    """On a device with so little memory that exact fp32, which takes twice as much, does not fit."""
+    real = launch.device_of(torch.empty(1, device=device).device)
+    monkeypatch.setattr(launch, "device_of", lambda device: real._replace(max_shared_mem=8192))
+    gradients = []
+    for later in ("high", "highest"):
+        precision("high")
+        inputs = [x.requires_grad_() for x in layer_inputs(48, device=device)]
+        output, _ = functional.rnn_layer(*inputs, strategy="cooperative", seed=1, hidden_dropout=0.25)
+        precision(later)
+        gradients.append(torch.autograd.grad(output.square().sum(), inputs[1:]))
+    assert all(map(torch.equal, *gradients))
 
 
 def operands(strategy, device, batch_sizes=None, columns=None):
