@@ -192,6 +192,19 @@ def test_compiled_whole(device):
         assert torch.equal(x, y)
 
 
+def test_tanh_dropout_compiled_whole(device):
+    def run(x):
+        return functional.tanh_dropout(x, 0.25, seed=5, strategy="triton")
+
+    x = torch.randn(4, 20, device=device, requires_grad=True)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    found, expected = compiled(x), run(x)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected)))
+    with pytest.raises(ValueError, match=r"'triton' cannot run: torch.float64 is none of"):
+        compiled(x.double())
+
+
 def test_a_strategy_that_cannot_run_says_why_before_anything_is_drawn(device):
     def run(H, name, dtype=torch.float32, batch_sizes=None):
         inputs = layer_inputs(H, T=2, dtype=dtype, batch_sizes=batch_sizes, device=device)
