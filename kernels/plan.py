@@ -38,7 +38,7 @@ class ResidentPlan(NamedTuple):
     repeats: int  # how often the warps' tiles of 16 columns, side by side, fill the columns
     warps: int
     programs: int
-    weight: int  # bytes of W_hh, in registers
+    on_chip: int  # bytes of W_hh and of the batch tile's h
     shared: int  # bytes of shared memory that a program needs
     reason: str  # why it cannot run, or ""
 
@@ -53,6 +53,10 @@ class CooperativePlan(NamedTuple):
     groups: int  # a group takes every groups-th batch tile
     shared: int  # bytes of shared memory that a program needs
     reason: str  # why it cannot run, or ""
+
+    @property
+    def on_chip(self) -> int:
+        return self.shared
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,14 @@ def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: b
     """A program owns 16 rows of the batch and all columns; W_hh is in its registers."""
     columns = max(16, _power_of_2(H))
     warps = min(columns // 16, 8)
-    weight = columns * columns * dtype.itemsize
-    copies = _copies(dtype, tf32, device)
-    shared = ROWS * columns * dtype.itemsize * copies
+    number = dtype.itemsize * _copies(dtype, tf32, device)
+    weight, shared = columns * columns * number, ROWS * columns * number
+    on_chip = weight + shared
     if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers
         shared = max(shared, weight)
     elif device.triton_version < (3, 7):  # keeps W_hh there for all steps; the rest is at most this
-        shared = weight * copies + ROWS * columns * dtype.itemsize * 5 // 2
-    registers = weight * copies // (warps * 32 * 4)
+        shared = weight + ROWS * columns * dtype.itemsize * 5 // 2
+    registers = weight // (warps * 32 * 4)
     reason = _unfit(dtype, device)
     if not reason and registers > MOST_REGISTERS:
         reason = (
@@ -158,7 +162,7 @@ def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: b
         repeats=columns // 16 // warps,
         warps=warps,
         programs=_ceil_div(B, ROWS),
-        weight=weight,
+        on_chip=on_chip,
         shared=shared,
         reason=reason,
     )

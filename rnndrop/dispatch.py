@@ -98,15 +98,15 @@ def _warn_once(why_not: str) -> None:
 
 
 @cache
-def backend(strategy: str) -> Backend:
-    """That of a strategy. Triton is imported only here."""
+def backend(strategy: str, tf32: bool = False) -> Backend:
+    """That of a strategy; `tf32`: its kernels may round. Triton is imported only here."""
     if strategy == "cpu":
         return Cpu()
     if strategy == "reference":
         return Reference()
     from .backends.triton import Kernels
 
-    return Kernels(strategy)
+    return Kernels(strategy, tf32)
 
 
 def mask_form(strategy: str, device: torch.device) -> str:

@@ -60,6 +60,5 @@ def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
 
 def from_choice(choice: Choice) -> Explanation:
     facts = choice.plan._asdict() if choice.plan else {}
-    on_chip = facts.get("weight", 0) + facts.get("shared", 0)
-    tiles = {name: value for name, value in facts.items() if name not in ("weight", "shared", "reason")}
-    return Explanation(choice.strategy, choice.reason, tiles, on_chip, choice.rejected)
+    tiles = {name: value for name, value in facts.items() if name not in ("on_chip", "shared", "reason")}
+    return Explanation(choice.strategy, choice.reason, tiles, choice.plan.on_chip if choice.plan else 0, choice.rejected)

@@ -176,7 +176,7 @@ def test_layers_on_fake_tensors(fake_cuda):
 def ran(monkeypatch):
     """The strategies whose backends were asked for."""
     names, backend = [], dispatch.backend
-    monkeypatch.setattr(dispatch, "backend", lambda name: names.append(name) or backend(name))
+    monkeypatch.setattr(dispatch, "backend", lambda name, *rest: names.append(name) or backend(name, *rest))
     return names
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cell import Cell, Weights
-from ..kernels import apply_mask, cooperative, launch, resident, stepwise
+from ..kernels import apply_mask, cooperative, resident, stepwise
 from ..kernels.launch import MaskBits
 from ..mask import Mask
 from ..steps import Steps
@@ -19,10 +19,14 @@ RECURRENCES: dict[str, ModuleType] = {"resident": resident, "cooperative": coope
 
 
 class Kernels(GateBackend):
-    """The backend of one strategy. It takes tensors of any device: which of them belong here is decided above."""
+    """The backend of one strategy. It takes tensors of any device: which of them belong here is decided above.
 
-    def __init__(self, strategy: str) -> None:
+    tf32: fp32 products may round their operands to tf32.
+    """
+
+    def __init__(self, strategy: str, tf32: bool) -> None:
         self.recurrence = RECURRENCES[strategy]
+        self.tf32 = tf32
 
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
@@ -35,7 +39,7 @@ class Kernels(GateBackend):
             weights.w_hh,
             _bits(masks, "hidden"),
             _bits(masks, "recurrent"),
-            **_options(steps, cell),
+            **self._options(steps, cell),
         )
         rows = output.view(projection.shape)
         return Result(output if output.dim() == input.dim() else rows, [steps.last(rows)], [])
@@ -51,7 +55,7 @@ class Kernels(GateBackend):
             layer.weights.w_hh,
             _bits(layer.masks, "hidden"),
             _bits(layer.masks, "recurrent"),
-            **_options(layer.steps, layer.cell),
+            **self._options(layer.steps, layer.cell),
         )
         return gates.view(layer.rows.shape), [grad_h_0]
 
@@ -63,6 +67,13 @@ class Kernels(GateBackend):
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
         return apply_mask.apply_mask(x, MaskBits(mask.keep, mask.scale))
 
+    def _options(self, steps: Steps, cell: Cell) -> dict[str, object]:
+        """What the recurrence is told beside its tensors."""
+        options = {"cell": cell.mode, "reverse": steps.reverse, "tf32": self.tf32}
+        if len(steps.runs) > 1:
+            options["sizes"] = [size for run in steps.runs for size in [run.size] * run.steps]
+        return options
+
 
 def _shape(steps: Steps, rows: Tensor) -> tuple[int, ...]:
     """(T, B, ...) where all sequences are of one length, (N, ...) elsewhere."""
@@ -71,11 +82,3 @@ def _shape(steps: Steps, rows: Tensor) -> tuple[int, ...]:
 
 def _bits(masks: Masks, kind: str) -> MaskBits | None:
     return MaskBits(*masks[kind]) if kind in masks else None
-
-
-def _options(steps: Steps, cell: Cell) -> dict[str, object]:
-    """What a recurrence is told beside its tensors."""
-    options = {"cell": cell.mode, "reverse": steps.reverse, "tf32": launch.allows_tf32()}
-    if len(steps.runs) > 1:
-        options["sizes"] = [size for run in steps.runs for size in [run.size] * run.steps]
-    return options

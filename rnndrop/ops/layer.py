@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .. import dispatch, reference
 from ..autocast import suspended
-from ..backends.base import Layer, Masks, Needs
+from ..backends.base import Backend, Layer, Masks, Needs
 from ..cell import CELLS, Cell, Weights
+from ..kernels import launch
 from ..mask import Mask, unpacked
 from ..steps import Steps
 from .eager import Function, computes_now
@@ -25,13 +26,23 @@ MaybeTensor = Tensor | None
 class Call(NamedTuple):
     """The arguments of a layer that are not tensors.
 
-    scales: of the masks of the cell's kinds, in their order. strategy: not "auto".
+    scales: of the masks of the cell's kinds, in their order. strategy: not "auto". tf32: PyTorch's setting, which may change
+    before the backward pass.
     """
 
     scales: Sequence[float]
     steps: Steps
     cell: Cell
     strategy: str
+    tf32: bool
+
+    @classmethod
+    def of(cls, scales: Sequence[float], steps: Steps, cell: Cell, strategy: str) -> Call:
+        return cls(scales, steps, cell, strategy, strategy in dispatch.KERNELS and launch.allows_tf32())
+
+    @property
+    def backend(self) -> Backend:
+        return dispatch.backend(self.strategy, self.tf32)
 
     def masks(self, keeps: Sequence[MaybeTensor]) -> Masks:
         given = zip(self.cell.kinds, keeps, self.scales, strict=True)
@@ -60,7 +71,7 @@ def layer(
     keeps = [masks[kind].keep if kind in masks else None for kind in cell.kinds]
     scales = [masks[kind].scale if kind in masks else 1.0 for kind in cell.kinds]
     if computes_now(input):
-        output, *rest = _Layer.apply(Call(scales, steps, cell, strategy), input, *weights, *states, *keeps)
+        output, *rest = _Layer.apply(Call.of(scales, steps, cell, strategy), input, *weights, *states, *keeps)
         return output, rest[: len(cell.states)]
     return _operator(
         input,
@@ -79,16 +90,14 @@ def layer(
 
 def _forward(call: Call, input: Tensor, states: Sequence[Tensor], weights: Weights, keeps: Sequence[MaybeTensor]) -> Any:
     with suspended(input):
-        run = dispatch.backend(call.strategy).forward
-        return run(input, states, weights, call.masks(keeps), call.steps, call.cell)
+        return call.backend.forward(input, states, weights, call.masks(keeps), call.steps, call.cell)
 
 
 def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> list[Tensor]:
     """The gradients asked for by `flags`, of input, w_ih, w_hh, b_ih, b_hh and the states."""
     input, w_ih, w_hh, b_ih, b_hh = flags[:5]
     with suspended(layer.input):
-        run = dispatch.backend(call.strategy).backward
-        found = run(layer, grads[0], grads[1:], Needs(input, w_ih, w_hh, b_ih or b_hh))
+        found = call.backend.backward(layer, grads[0], grads[1:], Needs(input, w_ih, w_hh, b_ih or b_hh))
     bias = found.bias.clone() if b_ih and b_hh and found.bias is not None else found.bias
     every = found.input, found.w_ih, found.w_hh, found.bias, bias, *found.states
     return [gradient for gradient, needed in zip(every, flags, strict=True) if needed and gradient is not None]
@@ -220,7 +229,7 @@ def _operator_forward(
     strategy: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     steps = Steps(count, batch, batch_sizes, reverse)
-    call = Call(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
+    call = Call.of(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
     output, last, saved = _forward(call, input, states, Weights(w_ih, w_hh, b_ih, b_hh), keeps)
     return output, last, saved
 
@@ -245,7 +254,7 @@ def _operator_backward(
     flags: Sequence[bool],
 ) -> list[Tensor]:
     steps = Steps(count, batch, batch_sizes, reverse)
-    call = Call(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
+    call = Call.of(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
     row = [input, w_ih, w_hh, b_ih, b_hh, *states, *keeps, *made]
     return _backward(call.layer(row), call, grads, flags)
 

@@ -78,10 +78,15 @@ class _Function(Function):
     backward = staticmethod(_gradient)
 
 
+def _operator_forward(x: Tensor, seed: Tensor, p: float, stream: int, strategy: str) -> tuple[Tensor, Tensor]:
+    dispatch.check_pointwise(strategy, x)
+    return _forward(x, seed, p, stream, strategy)
+
+
 _OPTIONS = "float p, int stream, str strategy"
 _operator = torch.library.custom_op(
     "rnndrop::tanh_dropout",
-    _forward,
+    _operator_forward,
     mutates_args=(),
     schema=f"(Tensor x, Tensor seed, {_OPTIONS}) -> (Tensor, Tensor)",
 )

@@ -5,6 +5,7 @@ import torch
 
 import rnndrop
 from rnndrop import functional
+from rnndrop.kernels import launch
 from rnndrop.mask import Mask, stream, unpacked
 from rnndrop.ops import layer as layer_operator
 from rnndrop.ops import tanh_dropout as tanh_dropout_operator
@@ -128,6 +129,28 @@ def test_a_gradient_with_a_graph_is_the_plain_one(device):
         assert torch.equal(x, y)
 
 
+@pytest.fixture
+def precision():
+    """Sets that of fp32 products, until the test ends."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+def test_the_backward_pass_has_the_precision_of_the_forward_pass(precision, device, monkeypatch):
+    """On a device with so little memory that exact fp32, which takes twice as much, does not fit."""
+    real = launch.device_of(torch.empty(1, device=device).device)
+    monkeypatch.setattr(launch, "device_of", lambda device: real._replace(max_shared_mem=8192))
+    gradients = []
+    for later in ("high", "highest"):
+        precision("high")
+        inputs = [x.requires_grad_() for x in layer_inputs(48, device=device)]
+        output, _ = functional.rnn_layer(*inputs, strategy="cooperative", seed=1, hidden_dropout=0.25)
+        precision(later)
+        gradients.append(torch.autograd.grad(output.square().sum(), inputs[1:]))
+    assert all(map(torch.equal, *gradients))
+
+
 def operands(strategy, device, batch_sizes=None, columns=None):
     """What the operator of a layer takes: direction 1, both masks."""
     columns = columns or STRATEGIES[strategy]
@@ -167,6 +190,19 @@ def test_compiled_whole(device):
     gradients = (torch.autograd.grad(y[0].sum(), inputs) for y in (found, expected))
     for x, y in zip(*gradients, strict=True):
         assert torch.equal(x, y)
+
+
+def test_tanh_dropout_compiled_whole(device):
+    def run(x):
+        return functional.tanh_dropout(x, 0.25, seed=5, strategy="triton")
+
+    x = torch.randn(4, 20, device=device, requires_grad=True)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    found, expected = compiled(x), run(x)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected)))
+    with pytest.raises(ValueError, match=r"'triton' cannot run: torch.float64 is none of"):
+        compiled(x.double())
 
 
 def test_a_strategy_that_cannot_run_says_why_before_anything_is_drawn(device):

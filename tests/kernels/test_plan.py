@@ -53,12 +53,22 @@ def test_no_more_programs_than_multiprocessors(dtype):
 
 
 def test_resident():
-    assert plan_resident(100, 33, BF16, A100) == (16, 100, 128, 1, 8, 3, 32768, 4096, "")
+    assert plan_resident(100, 33, BF16, A100) == (16, 100, 128, 1, 8, 3, 36864, 4096, "")
     assert plan_resident(256, 16, FP16, A100).repeats == 2
     assert [plan_resident(H, 1, BF16, A100).width for H in (1, 4, 33, 101, 250)] == [4, 4, 36, 104, 252]
     assert "registers" in plan_resident(129, 1, FP32, A100).reason
     assert "float64" in plan_resident(16, 1, torch.float64, A100).reason
     assert "shared memory" in plan_resident(128, 1, FP32, A100._replace(max_shared_mem=8192)).reason
+
+
+@pytest.mark.parametrize(
+    "device", [A100, A100._replace(triton_version=(3, 6)), MI300X._replace(max_shared_mem=2**20)], ids=["3.9", "3.6", "AMD"]
+)
+@pytest.mark.parametrize("dtype, size", [(FP32, 8), (BF16, 2)])
+def test_bytes_on_chip_are_counted_once(device, dtype, size):
+    """Wherever W_hh is kept or passes through. On NVIDIA's tensor cores exact fp32 is two numbers of tf32."""
+    size = 4 if dtype == FP32 and device.backend == "hip" else size
+    assert plan_resident(128, 1, dtype, device).on_chip == (128 + 16) * 128 * size
 
 
 @pytest.mark.parametrize("version, fits", [((3, 4), False), ((3, 6), False), ((3, 7), True), ((3, 9), True), ((4, 0), True)])
