@@ -7,7 +7,8 @@ import math
 import platform
 import pydoc_data.topics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,15 +47,12 @@ Curves = dict[str, dict[str, Any]]
 def run(out: Path, *, seed: int = 42, quick: bool = False) -> None:
     """Runs the whole demo and writes its pictures and metrics.json into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    matplotlib.use("agg")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # products this small gain nothing from a second one, and on a busy machine wait for it
-    steps = STEPS // 10 if quick else STEPS
     start = time.perf_counter()
-    with tqdm(total=2 * EPOCHS + len(VARIANTS) * steps, unit="step") as progress:
+    steps = STEPS // 10 if quick else STEPS
+    with one_thread(), tqdm(total=2 * EPOCHS + len(VARIANTS) * steps, unit="step") as progress:
         sine = fit_sine(seed, progress)
         text = fit_text(seed, steps, progress)
-    torch.set_num_threads(threads)
+    matplotlib.use("agg")
     pictures = {"sine.png": plot_sine(sine), "text.png": plot_text(text), "masks.png": plot_masks(seed)}
     for name, figure in pictures.items():
         figure.savefig(out / name, dpi=150)
@@ -64,6 +62,17 @@ def run(out: Path, *, seed: int = 42, quick: bool = False) -> None:
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     print(table(text))
     print(f"\n{', '.join(pictures)} and metrics.json are in {out}/, after {metrics['seconds']:.0f} s.")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Products this small gain nothing from a second one, and on a busy machine wait for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # 1. Five points of a sine, as articles on dropout in RNNs show it.

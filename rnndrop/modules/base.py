@@ -240,7 +240,8 @@ class RNNBase(Attributes, nn.Module):
 
     def _cast_and_checked(self, x: Tensor, hx: Tensor, batch: int) -> tuple[Tensor, Tensor, list[list[Weights]]]:
         """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
-        every = [Weights.of(weights) for weights in self.all_weights]
+        # not all_weights: the AttributeError of a property would name the property, not the weight
+        every = [Weights.of([getattr(self, name) for name in names]) for names in self._weight_names]
         if autocasts(x.device.type):
             x, hx, every = cast(x), cast(hx), [weights.map(cast) for weights in every]
         for number, (state, one) in enumerate(zip(hx.unbind(0), every, strict=True)):

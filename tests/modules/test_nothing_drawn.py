@@ -102,6 +102,13 @@ def test_a_replaced_weight(module, name, change):
         module(X)
 
 
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"])
+def test_a_deleted_weight(module, name):
+    delattr(module, name)
+    with raises(AttributeError, match=f"no attribute '{name}'"):
+        module(X)
+
+
 @pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"])
 @pytest.mark.parametrize(
     "change", [lambda p: p[:-1], lambda p: p.double(), lambda p: p.to("meta")], ids=["shape", "dtype", "device"]
