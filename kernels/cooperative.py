@@ -15,7 +15,7 @@ of h are a trip each through the L2 cache, 2 to 3 us on an A100 or H100; the pro
 1.3 us at H = 512 to 1024, B = 16, in bf16; device memory, 66 KB a step at H = 1024, counts little.
 
 AMD: Triton launches cooperatively on HIP where the device's `cooperativeLaunch` says so, and refuses elsewhere; gfx942
-compiles without spills, W_hh then partly in registers. Untested on a device.
+compiles, W_hh then partly in registers. Untested on a device.
 """
 
 from __future__ import annotations
