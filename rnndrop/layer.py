@@ -12,7 +12,7 @@ from torch import Tensor
 from . import reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
-from .mask import Mask, check_seed, scale, stream, unpacked
+from .mask import Mask, by_element, check_seed, scale, stream
 from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
 from .ops.eager import computes_now
@@ -65,11 +65,11 @@ def recurrent_layer(
     columns = states[0].shape[1]
     made = _inside(dropouts, masks, cell, math.prod(input.shape[:-1]), columns)
     if strategy == "reference" and computes_now(input):
-        by_element = {kind: unpacked(mask, columns) for kind, mask in made.items()}
+        kept = by_element(made, columns)
         if steps.count == 1:
-            new = reference.STEP[cell.mode](input.flatten(0, -2), tuple(states), weights, by_element, cell.activation)
+            new = reference.STEP[cell.mode](input.flatten(0, -2), tuple(states), weights, kept, cell.activation)
             return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
-        return reference.layer(input, states, weights, by_element, steps, cell)
+        return reference.layer(input, states, weights, kept, steps, cell)
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
 
 
@@ -78,8 +78,8 @@ def recurrent_step(
 ) -> Sequence[Tensor]:
     """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each."""
     batch, columns = states[0].shape
-    by_element = {k: unpacked(mask, columns) for k, mask in _inside(dropouts, masks, cell, batch, columns).items()}
-    return reference.STEP[cell.mode](x, tuple(states), weights, by_element, cell.activation)
+    kept = by_element(_inside(dropouts, masks, cell, batch, columns), columns)
+    return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
 
 
 def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, rows: int, columns: int) -> dict[str, Mask]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -109,6 +110,11 @@ def unpacked(mask: Mask, columns: int) -> Mask:
         return mask
     bit = torch.arange(32, dtype=torch.int32, device=mask.keep.device)
     return Mask((mask.keep.unsqueeze(2) >> bit & 1).bool().flatten(1).narrow(1, 0, columns), mask.scale)
+
+
+def by_element(masks: Mapping[str, Mask], columns: int) -> dict[str, Mask]:
+    """The masks of all kinds as the plain loop takes them, an element each."""
+    return {kind: unpacked(mask, columns) for kind, mask in masks.items()}
 
 
 def dropout_mask(

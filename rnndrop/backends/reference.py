@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import reference
 from ..cell import Cell, Weights
-from ..mask import Mask, unpacked
+from ..mask import Mask, by_element, unpacked
 from ..steps import Steps
 from .base import Backend, Gradients, Layer, Masks, Needs, Result
 
@@ -48,8 +48,3 @@ class Reference(Backend):
 
     def tanh_dropout_backward(self, grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
         return reference.tanh_dropout_gradient(grad_y, y, unpacked(mask, y.shape[1]))
-
-
-def by_element(masks: Masks, columns: int) -> Masks:
-    """The masks as the loop takes them."""
-    return {kind: unpacked(mask, columns) for kind, mask in masks.items()}

@@ -16,7 +16,7 @@ from ..autocast import suspended
 from ..backends.base import Backend, Layer, Masks, Needs
 from ..cell import CELLS, Cell, Weights
 from ..kernels import launch
-from ..mask import Mask, unpacked
+from ..mask import Mask, by_element
 from ..steps import Steps
 from .eager import Function, computes_now
 
@@ -106,7 +106,7 @@ def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Seq
 def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
     """Likewise, by the plain loop."""
     leaves = [layer.input, *layer.weights, *layer.states]
-    masks = {kind: unpacked(mask, layer.output.shape[-1]) for kind, mask in layer.masks.items()}
+    masks = by_element(layer.masks, layer.output.shape[-1])
 
     def run(*needed: Tensor) -> tuple[Tensor, ...]:
         input, w_ih, w_hh, b_ih, b_hh, *states = _filled(leaves, flags, needed)
