@@ -29,7 +29,7 @@ from torch import Tensor
 
 from . import launch
 from .cell import cell_backward, cell_forward
-from .launch import MaskBits, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
+from .launch import Masks, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
 from .mask_bits import slice_kept
 from .plan import CooperativePlan, plan_cooperative
 from .product import multiply, precision
@@ -257,8 +257,7 @@ def forward(
     input_projection: Tensor,
     h_0: Tensor,
     w_hh: Tensor,
-    hidden: MaskBits | None,
-    recurrent: MaskBits | None,
+    masks: Masks,
     *,
     cell: str,
     reverse: bool = False,
@@ -270,8 +269,8 @@ def forward(
         input_projection: (T, B, H) of float32, float16 or bfloat16, W_ih x and both biases.
         h_0: (B, H).
         w_hh: (H, H).
-        hidden: the mask of the new state, or None.
-        recurrent: the mask of the state where it enters W_hh, or None.
+        masks: by kind; one that is not there drops nothing. "hidden": of the new state. "recurrent": of the state where it
+            enters W_hh.
         cell: "RNN_TANH" or "RNN_RELU".
         reverse: from the last step to the first.
         tf32: fp32 products may round their operands to tf32.
@@ -284,15 +283,15 @@ def forward(
     """
     H = input_projection.shape[2]
     with on_device(input_projection):
-        plan, constexprs = _plan(input_projection, hidden, recurrent, tf32)
+        plan, constexprs = _plan(input_projection, masks, tf32)
         x = dense(padded(input_projection, plan.width))
         output = torch.empty_like(x)
-        exchange = None if recurrent is None else x.new_empty(2, *x.shape[1:])
+        exchange = x.new_empty(2, *x.shape[1:]) if "recurrent" in masks else None
         weights = dense(padded(h_0, plan.width)), dense(padded(w_hh, plan.width, plan.width))
-        hidden_bits, hidden_scale = bits_and_scale(hidden)
-        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
+        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         tensors = x, *weights, hidden_bits, recurrent_bits, output, exchange
-        phases = range(1 if recurrent is None else 0, len(x) + 1)
+        phases = range(0 if "recurrent" in masks else 1, len(x) + 1)
         constexprs |= {"CELL": cell, "REVERSE": reverse}
         _launch(forward_kernel, tensors, phases, (hidden_scale, recurrent_scale), plan, constexprs)
     return cropped(output, H)
@@ -303,8 +302,7 @@ def backward(
     grad_h_n: Tensor | None,
     output: Tensor,
     w_hh: Tensor,
-    hidden: MaskBits | None,
-    recurrent: MaskBits | None,
+    masks: Masks,
     *,
     cell: str,
     reverse: bool = False,
@@ -325,12 +323,12 @@ def backward(
     """
     H = output.shape[2]
     with on_device(output):
-        plan, constexprs = _plan(output, hidden, recurrent, tf32)
+        plan, constexprs = _plan(output, masks, tf32)
         y = dense(padded(output, plan.width))
         gradients = (None if g is None else dense(padded(g, plan.width)) for g in (grad_output, grad_h_n))
         grad_gates, grad_h_0 = torch.empty_like(y), y.new_empty(y.shape[1:])
-        hidden_bits, hidden_scale = bits_and_scale(hidden)
-        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
+        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         weight = dense(padded(w_hh, plan.width, plan.width))
         tensors = *gradients, y, weight, hidden_bits, recurrent_bits, grad_gates, grad_h_0
         scales = hidden_scale, inverse(hidden_scale), recurrent_scale
@@ -339,17 +337,15 @@ def backward(
     return cropped(grad_gates, H), cropped(grad_h_0, H)
 
 
-def _plan(
-    data: Tensor, hidden: MaskBits | None, recurrent: MaskBits | None, tf32: bool
-) -> tuple[CooperativePlan, dict[str, Any]]:
+def _plan(data: Tensor, masks: Masks, tf32: bool) -> tuple[CooperativePlan, dict[str, Any]]:
     """The grid and tiles, and what both kernels are compiled for."""
     T, B, H = data.shape
     device = launch.device_of(data.device)
     plan = plan_cooperative(H, B, data.dtype, device, tf32=tf32)
     launch.check_can_run("cooperative", T, B, plan.reason)
     constexprs = {
-        "HIDDEN_PER_STEP": is_per_step(hidden, T * B, B, H),
-        "RECURRENT_PER_STEP": is_per_step(recurrent, T * B, B, H),
+        "HIDDEN_PER_STEP": is_per_step(masks, "hidden", T * B, B, H),
+        "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", T * B, B, H),
         "PRECISION": precision(data.dtype, tf32, device.backend),
         "H": H,
         "WIDTH": plan.width,

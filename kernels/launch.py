@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ class MaskBits(NamedTuple):
 
     bits: Tensor
     scale: float
+
+
+Masks = Mapping[str, MaskBits]  # by kind
 
 
 class Device(NamedTuple):
@@ -125,9 +129,9 @@ def check_can_run(strategy: str, T: int, B: int, reason: str) -> None:
         raise ValueError(f"strategy {strategy!r} cannot run: it needs at least one step and one sequence, got {T} and {B}")
 
 
-def bits_and_scale(mask: MaskBits | None) -> tuple[Tensor | None, float]:
-    """The mask as kernels take it; without one nothing is dropped."""
-    return (None, 1.0) if mask is None else (dense(mask.bits), mask.scale)
+def bits_and_scale(masks: Masks, kind: str) -> tuple[Tensor | None, float]:
+    """A mask as kernels take it; without one nothing is dropped."""
+    return (dense(masks[kind].bits), masks[kind].scale) if kind in masks else (None, 1.0)
 
 
 def inverse(scale: float) -> float:
@@ -135,15 +139,15 @@ def inverse(scale: float) -> float:
     return 1.0 / scale if scale else 0.0
 
 
-def is_per_step(mask: MaskBits | None, rows: int, B: int, H: int) -> bool:
+def is_per_step(masks: Masks, kind: str, rows: int, B: int, H: int) -> bool:
     """Whether the mask has a row for each row of the data, not for each sequence.
 
     Raises:
         ValueError: it has neither, or another width.
     """
-    if mask is None:
+    if kind not in masks:
         return False
-    found, words = mask.bits.shape
+    found, words = masks[kind].bits.shape
     if found not in (rows, B) or words != -(-H // 32):
         raise ValueError(f"a packed mask should be ({rows} or {B}, {-(-H // 32)}), got ({found}, {words})")
     return found == rows

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import launch
 from .cell import cell_backward, cell_forward
-from .launch import MaskBits, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
+from .launch import Masks, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
 from .mask_bits import drop_from_tile, tile_words
 from .plan import plan_resident
 from .product import multiply, precision
@@ -204,8 +204,7 @@ def forward(
     input_projection: Tensor,
     h_0: Tensor,
     w_hh: Tensor,
-    hidden: MaskBits | None,
-    recurrent: MaskBits | None,
+    masks: Masks,
     *,
     cell: str,
     reverse: bool = False,
@@ -217,8 +216,8 @@ def forward(
         input_projection: (T, B, H) of float32, float16 or bfloat16, W_ih x and both biases.
         h_0: (B, H).
         w_hh: (H, H).
-        hidden: the mask of the new state, or None.
-        recurrent: the mask of the state where it enters W_hh, or None.
+        masks: by kind; one that is not there drops nothing. "hidden": of the new state. "recurrent": of the state where it
+            enters W_hh.
         cell: "RNN_TANH" or "RNN_RELU".
         reverse: from the last step to the first.
         tf32: fp32 products may round their operands to tf32.
@@ -231,12 +230,12 @@ def forward(
     """
     H, dtype = input_projection.shape[2], input_projection.dtype
     with on_device(input_projection):
-        programs, constexprs, width = _plan(input_projection, hidden, recurrent, tf32)
+        programs, constexprs, width = _plan(input_projection, masks, tf32)
         input_projection, step_stride, row_stride = _in_rows(padded(input_projection, width))
         T, B, _ = input_projection.shape
         output = torch.empty_like(input_projection, memory_format=torch.contiguous_format)
-        hidden_bits, hidden_scale = bits_and_scale(hidden)
-        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
+        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         forward_kernel[(programs,)](
             input_projection,
             dense(padded(h_0, width)),
@@ -263,8 +262,7 @@ def backward(
     grad_h_n: Tensor | None,
     output: Tensor,
     w_hh: Tensor,
-    hidden: MaskBits | None,
-    recurrent: MaskBits | None,
+    masks: Masks,
     *,
     cell: str,
     reverse: bool = False,
@@ -285,13 +283,13 @@ def backward(
     """
     H = output.shape[2]
     with on_device(output):
-        programs, constexprs, width = _plan(output, hidden, recurrent, tf32)
+        programs, constexprs, width = _plan(output, masks, tf32)
         grad_output, step_stride, row_stride = _in_rows(padded(grad_output, width))
         output = dense(padded(output, width))
         T, B, _ = output.shape
         grad_gates, grad_h_0 = torch.empty_like(output), output.new_empty(B, width)
-        hidden_bits, hidden_scale = bits_and_scale(hidden)
-        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
+        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         backward_kernel[(programs,)](
             grad_output,
             None if grad_h_n is None else dense(padded(grad_h_n, width)),
@@ -315,15 +313,15 @@ def backward(
     return cropped(grad_gates, H), cropped(grad_h_0, H)
 
 
-def _plan(data: Tensor, hidden: MaskBits | None, recurrent: MaskBits | None, tf32: bool) -> tuple[int, dict[str, Any], int]:
+def _plan(data: Tensor, masks: Masks, tf32: bool) -> tuple[int, dict[str, Any], int]:
     """The grid, what both kernels are compiled for, and the width of a row in memory."""
     T, B, H = data.shape
     device = launch.device_of(data.device)
     plan = plan_resident(H, B, data.dtype, device, tf32=tf32)
     launch.check_can_run("resident", T, B, plan.reason)
     constexprs = {
-        "HIDDEN_PER_STEP": is_per_step(hidden, T * B, B, H),
-        "RECURRENT_PER_STEP": is_per_step(recurrent, T * B, B, H),
+        "HIDDEN_PER_STEP": is_per_step(masks, "hidden", T * B, B, H),
+        "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", T * B, B, H),
         "PRECISION": precision(data.dtype, tf32, device.backend),
         "H": H,
         "WIDTH": plan.width,

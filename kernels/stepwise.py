@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .cell import cell_backward, cell_forward
-from .launch import MaskBits, bits_and_scale, check_can_run, dense, inverse, is_per_step, on_device
+from .launch import Masks, bits_and_scale, check_can_run, dense, inverse, is_per_step, on_device
 from .mask_bits import kept
 from .plan import DTYPES
 
@@ -107,8 +107,7 @@ def forward(
     input_projection: Tensor,
     h_0: Tensor,
     w_hh: Tensor,
-    hidden: MaskBits | None,
-    recurrent: MaskBits | None,
+    masks: Masks,
     *,
     cell: str,
     reverse: bool = False,
@@ -121,8 +120,8 @@ def forward(
         input_projection: (T, B, H), or (N, H) with `sizes`, of float32, float16 or bfloat16, W_ih x and both biases.
         h_0: (B, H).
         w_hh: (H, H).
-        hidden: the mask of the new state, or None.
-        recurrent: the mask of the state where it enters W_hh, or None.
+        masks: by kind; one that is not there drops nothing. "hidden": of the new state. "recurrent": of the state where it
+            enters W_hh.
         cell: "RNN_TANH" or "RNN_RELU".
         reverse: from the last step to the first.
         tf32: for the other strategies; the library's product asks PyTorch itself.
@@ -136,13 +135,13 @@ def forward(
     """
     with on_device(input_projection):
         input_projection, h_0, weight = input_projection.contiguous(), dense(h_0), w_hh.t()
-        steps = _steps(input_projection, hidden, recurrent, reverse, sizes)
+        steps = _steps(input_projection, masks, reverse, sizes)
         output = torch.empty_like(input_projection)
         x, y = (v.view(-1, v.shape[-1]) for v in (input_projection, output))
-        hidden_bits, hidden_scale = bits_and_scale(hidden)
-        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
+        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         # Without a state of its own the product reads what the step before wrote.
-        state = torch.empty_like(h_0) if recurrent is not None or (reverse and sizes is not None) else None
+        state = torch.empty_like(h_0) if "recurrent" in masks or (reverse and sizes is not None) else None
         h = h_0
 
         def pointwise(step: _Step, following: _Step) -> None:
@@ -164,8 +163,7 @@ def backward(
     grad_h_n: Tensor | None,
     output: Tensor,
     w_hh: Tensor,
-    hidden: MaskBits | None,
-    recurrent: MaskBits | None,
+    masks: Masks,
     *,
     cell: str,
     reverse: bool = False,
@@ -187,13 +185,13 @@ def backward(
     """
     H = output.shape[-1]
     with on_device(output):
-        steps = _steps(output, hidden, recurrent, reverse, sizes)
+        steps = _steps(output, masks, reverse, sizes)
         grad_gates = torch.empty_like(output, memory_format=torch.contiguous_format)
         g, y, d = (v.contiguous().view(-1, H) for v in (grad_output, output, grad_gates))
         grad_h_n = dense(grad_h_n)
         grad_h_0, state = (output.new_empty(max(step.size for step in steps), H) for _ in range(2))
-        hidden_bits, hidden_scale = bits_and_scale(hidden)
-        recurrent_bits, recurrent_scale = bits_and_scale(recurrent)
+        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
+        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         scales = hidden_scale, inverse(hidden_scale), recurrent_scale
 
         following = _NONE
@@ -217,16 +215,14 @@ class _Step(NamedTuple):
 _NONE = _Step(slice(0, 0), 0, 0, 0)
 
 
-def _steps(
-    data: Tensor, hidden: MaskBits | None, recurrent: MaskBits | None, reverse: bool, sizes: Sequence[int] | None
-) -> list[_Step]:
+def _steps(data: Tensor, masks: Masks, reverse: bool, sizes: Sequence[int] | None) -> list[_Step]:
     """The steps in the order in which forward takes them."""
     H = data.shape[-1]
     sizes = [data.shape[1]] * data.shape[0] if sizes is None else sizes
     B, rows = (sizes[0], sum(sizes)) if sizes else (0, 0)
     reason = "" if data.dtype in DTYPES else f"{data.dtype} is none of float32, float16, bfloat16"
     check_can_run("stepwise", len(sizes), B, reason)
-    hidden_per_step, recurrent_per_step = (is_per_step(mask, rows, B, H) for mask in (hidden, recurrent))
+    hidden_per_step, recurrent_per_step = (is_per_step(masks, kind, rows, B, H) for kind in ("hidden", "recurrent"))
     steps, start = [], 0
     for size in sizes:
         steps.append(_Step(slice(start, start + size), size, start * hidden_per_step, start * recurrent_per_step))

@@ -46,7 +46,7 @@ class Cell:
     activation: str
     gates: int
     states: tuple[str, ...]
-    kinds: tuple[str, ...] = ("hidden", "recurrent")
+    kinds: tuple[str, ...] = ("hidden", "recurrent", "zoneout")
 
 
 CELLS = {

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KINDS = {"hidden": 0, "recurrent": 1, "between": 2}
+KINDS = {"hidden": 0, "recurrent": 1, "between": 2, "input": 3, "output": 4, "weight": 5, "zoneout": 6}
 WORDS = 16  # 16-bit words a counter yields
 RANGE = 65536  # values of a word
 CHUNK = 1 << 17  # words drawn at a time: they stay in the L2 cache
@@ -30,10 +30,15 @@ class Mask(NamedTuple):
     """A mask: what is kept, in the form of the code that takes it, and what is multiplied by `scale` then.
 
     It has a row for each row of the sequences, (N, ...), or one for each sequence, (B, ...), which serves at all of its steps.
+    Zoneout's has the scale 1; in evaluation it has no rows and is the expectation: `scale` is the old state's share.
     """
 
     keep: Tensor
     scale: float
+
+    @property
+    def is_expectation(self) -> bool:
+        return self.keep.shape[0] == 0
 
 
 def check_probability(name: str, p: Any) -> float:
@@ -106,7 +111,7 @@ def packed(keep: Tensor) -> Tensor:
 
 def unpacked(mask: Mask, columns: int) -> Mask:
     """A mask of bytes as it is, one of bits as bool, (rows, columns)."""
-    if mask.keep.dtype != torch.int32:
+    if mask.is_expectation or mask.keep.dtype != torch.int32:
         return mask
     bit = torch.arange(32, dtype=torch.int32, device=mask.keep.device)
     return Mask((mask.keep.unsqueeze(2) >> bit & 1).bool().flatten(1).narrow(1, 0, columns), mask.scale)

@@ -34,11 +34,18 @@ def tanh_dropout_gradient(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     return (grad_y * slope).masked_fill(mask.keep == 0, 0)
 
 
+def zone(old: Tensor, new: Tensor, mask: Mask | None) -> Tensor:
+    """`old` where the zoneout mask drops, `new` where it keeps; or the expectation."""
+    if mask is None:
+        return new
+    return mask.scale * old + (1 - mask.scale) * new if mask.is_expectation else torch.where(mask.keep != 0, new, old)
+
+
 def rnn_step(x: Tensor, states: States, weights: Weights, masks: Masks, activation: str) -> States:
-    """h_t = m * f(W_ih x_t + b_ih + W_hh (r * h_{t-1}) + b_hh)."""
+    """h_t = zone(h_{t-1}, m * f(W_ih x_t + b_ih + W_hh (r * h_{t-1}) + b_hh))."""
     a = torch.nn.functional.linear(x, weights.w_ih, weights.b_ih)
     a = a + torch.nn.functional.linear(dropout(states[0], masks.get("recurrent")), weights.w_hh, weights.b_hh)
-    return (dropout(a, masks.get("hidden"), activation),)
+    return (zone(states[0], dropout(a, masks.get("hidden"), activation), masks.get("zoneout")),)
 
 
 STEP = {"RNN_TANH": rnn_step, "RNN_RELU": rnn_step}
@@ -74,5 +81,7 @@ def layer(
 
 def _rows(mask: Mask, start: int, stop: int, steps: Steps) -> Mask:
     """The mask of a step."""
+    if mask.is_expectation:
+        return mask
     per_step = mask.keep.shape[0] == steps.rows
     return Mask(mask.keep[start:stop] if per_step else mask.keep[: stop - start], mask.scale)

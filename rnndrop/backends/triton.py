@@ -37,8 +37,7 @@ class Kernels(GateBackend):
             projection.view(_shape(steps, projection)),
             states[0],
             weights.w_hh,
-            _bits(masks, "hidden"),
-            _bits(masks, "recurrent"),
+            _bits(masks),
             **self._options(steps, cell),
         )
         rows = output.view(projection.shape)
@@ -53,8 +52,7 @@ class Kernels(GateBackend):
             grad_states[0],
             layer.output.view(shape),
             layer.weights.w_hh,
-            _bits(layer.masks, "hidden"),
-            _bits(layer.masks, "recurrent"),
+            _bits(layer.masks),
             **self._options(layer.steps, layer.cell),
         )
         return gates.view(layer.rows.shape), [grad_h_0]
@@ -80,5 +78,5 @@ def _shape(steps: Steps, rows: Tensor) -> tuple[int, ...]:
     return tuple(rows.shape) if len(steps.runs) > 1 else (steps.count, steps.batch, rows.shape[1])
 
 
-def _bits(masks: Masks, kind: str) -> MaskBits | None:
-    return MaskBits(*masks[kind]) if kind in masks else None
+def _bits(masks: Masks) -> dict[str, MaskBits]:
+    return {kind: MaskBits(*mask) for kind, mask in masks.items()}

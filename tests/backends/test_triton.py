@@ -152,13 +152,13 @@ def test_the_backward_pass_has_the_precision_of_the_forward_pass(precision, devi
 
 
 def operands(strategy, device, batch_sizes=None, columns=None):
-    """What the operator of a layer takes: direction 1, both masks."""
+    """What the operator of a layer takes: direction 1, hidden and recurrent masks."""
     columns = columns or STRATEGIES[strategy]
     x, h_0, *weights = (v.requires_grad_() for v in layer_inputs(columns, T=2, batch_sizes=batch_sizes, device=device))
     seed, rows = torch.tensor([3], device=device), x.shape[0] if batch_sizes else 6
-    keeps = [draw(seed, rows, columns, 0.25, stream(kind, 0, 1), "bits") for kind in ("hidden", "recurrent")]
+    keeps = [draw(seed, rows, columns, 0.25, stream(kind, 0, 1), "bits") for kind in ("hidden", "recurrent")] + [None]
     sizes = None if batch_sizes is None else torch.tensor(batch_sizes)
-    return x, [h_0], *weights, keeps, [4 / 3, 4 / 3], 2, 3, sizes, True, "RNN_TANH", strategy
+    return x, [h_0], *weights, keeps, [4 / 3, 4 / 3, 1.0], 2, 3, sizes, True, "RNN_TANH", strategy
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -88,15 +88,16 @@ def sequence(strategy: str, H: int, *, tf32: bool = True, recurrent: bool = Fals
         x = torch.zeros(T, 16, H, dtype=dtype, device=device)
         bits = torch.zeros(T * 16, -(-H // 32), dtype=torch.int32, device=device)
         module = importlib.import_module(f"rnndrop.kernels.{strategy}")
-        return module, x, x[0], x.new_zeros(H, H), MaskBits(bits, 4 / 3)
+        kinds = ("hidden", "recurrent") if recurrent else ("hidden",)
+        return module, x, x[0], x.new_zeros(H, H), dict.fromkeys(kinds, MaskBits(bits, 4 / 3))
 
     def forward(T, dtype, device):
-        module, x, h_0, w, mask = tensors(T, dtype, device)
-        module.forward(x, h_0, w, mask, mask if recurrent else None, cell="RNN_TANH", tf32=tf32)
+        module, x, h_0, w, masks = tensors(T, dtype, device)
+        module.forward(x, h_0, w, masks, cell="RNN_TANH", tf32=tf32)
 
     def backward(T, dtype, device):
-        module, x, h_0, w, mask = tensors(T, dtype, device)
-        module.backward(x, h_0, x, w, mask, mask if recurrent else None, cell="RNN_TANH", tf32=tf32)
+        module, x, h_0, w, masks = tensors(T, dtype, device)
+        module.backward(x, h_0, x, w, masks, cell="RNN_TANH", tf32=tf32)
 
     return {"forward": forward, "backward": backward}
 

@@ -15,10 +15,11 @@ from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
 STEP, ONCE = "step", "sequence"  # scopes of a mask
+KINDS = "hidden", "recurrent", "zoneout"
 
 
 class Case(NamedTuple):
-    """One layer and direction. Thresholds, of 65536, and scopes of two masks: hidden and recurrent; None is no mask."""
+    """One layer and direction. Thresholds, of 65536, of the masks; None is no mask. Scopes of the hidden and the recurrent."""
 
     T: int = 3
     B: int = 3
@@ -26,6 +27,7 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.float32
     hidden: int | None = 16384
     recurrent: int | None = None
+    zoneout: int | None = None
     cell: str = "RNN_TANH"
     scopes: tuple[str, str] = (STEP, STEP)
     reverse: bool = False
@@ -46,12 +48,16 @@ class Case(NamedTuple):
         return (self.T, self.B, self.H) if self.sizes is None else (sum(self.sizes), self.H)
 
     @property
-    def thresholds(self) -> tuple[int | None, int | None]:
-        return self.hidden, self.recurrent
+    def thresholds(self) -> dict[str, int]:
+        """By kind of mask."""
+        return {kind: value for kind in KINDS if (value := getattr(self, kind)) is not None}
 
     @property
-    def scales(self) -> tuple[float, float]:
-        return tuple(1.0 if threshold is None else stream.scale_of(threshold) for threshold in self.thresholds)
+    def scales(self) -> dict[str, float]:
+        return {k: 1.0 if k == "zoneout" else stream.scale_of(threshold) for k, threshold in self.thresholds.items()}
+
+    def scope(self, kind: str) -> str:
+        return dict(zip(KINDS, (*self.scopes, STEP), strict=True))[kind]
 
 
 class Inputs(NamedTuple):
@@ -60,7 +66,7 @@ class Inputs(NamedTuple):
     w_hh: Tensor
     grad_output: Tensor
     grad_h_n: Tensor
-    keeps: list  # booleans (rows, H) or None: hidden, recurrent
+    keeps: dict  # booleans (rows, H), by kind
 
 
 def inputs(case: Case) -> Inputs:
@@ -71,26 +77,25 @@ def inputs(case: Case) -> Inputs:
         return (torch.randn(shape, generator=generator) * size).to(case.dtype)
 
     B, H = case.step_sizes[0], case.H
-    size = 0.7 / H**0.5 / max(1.0, *case.scales)
-    keeps = [
-        None if threshold is None else stream.keep(-7, sum(case.step_sizes) if scope == STEP else B, H, threshold, kind << 32)
-        for kind, (threshold, scope) in enumerate(zip(case.thresholds, case.scopes, strict=True))
-    ]
+    size = 0.7 / H**0.5 / max([1.0, *case.scales.values()])
+    rows = {STEP: sum(case.step_sizes), ONCE: B}
+    keeps = {
+        kind: stream.keep(-7, rows[case.scope(kind)], H, threshold, stream.stream_of(kind))
+        for kind, threshold in case.thresholds.items()
+    }
     return Inputs(normal(*case.shape), normal(B, H), normal(H, H, size=size), normal(*case.shape), normal(B, H), keeps)
 
 
-def masks(case: Case, keeps: list, device: str) -> list[MaskBits | None]:
-    """Hidden and recurrent as the launchers take them."""
-    pairs = zip(keeps, case.scales, strict=True)
-    return [None if keep is None else MaskBits(stream.pack(keep).to(device), scale) for keep, scale in pairs]
+def masks(case: Case, keeps: dict, device: str) -> dict[str, MaskBits]:
+    """As the launchers take them."""
+    return {kind: MaskBits(stream.pack(keep).to(device), case.scales[kind]) for kind, keep in keeps.items()}
 
 
 def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is."""
     x, h_0 = (v.double().requires_grad_() for v in given[:2])
     weights = Weights(torch.eye(case.H, dtype=torch.float64), given.w_hh.double(), None, None)
-    kept = zip(("hidden", "recurrent"), given.keeps, case.scales, strict=True)
-    masks = {kind: Mask(keep, scale) for kind, keep, scale in kept if keep is not None}
+    masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()}
     sizes = None if case.sizes is None else torch.tensor(case.sizes)
     steps = Steps(len(case.step_sizes), case.step_sizes[0], sizes, case.reverse)
     output, (h_n,) = reference.layer(x, [h_0], weights, masks, steps, CELLS[case.cell])
@@ -101,9 +106,9 @@ def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
 def run(strategy, case: Case, given: Inputs, device: str) -> tuple[Tensor, Tensor, Tensor]:
     """output, grad_gates and grad_h_0 of the strategy, on the CPU."""
     x, h_0, w, grad_output, grad_h_n = (v.to(device) for v in given[:5])
-    hidden, recurrent = masks(case, given.keeps, device)
-    output = strategy.forward(x, h_0, w, hidden, recurrent, **case.options)
-    grad_gates, grad_h_0 = strategy.backward(grad_output, grad_h_n, output, w, hidden, recurrent, **case.options)
+    made = masks(case, given.keeps, device)
+    output = strategy.forward(x, h_0, w, made, **case.options)
+    grad_gates, grad_h_0 = strategy.backward(grad_output, grad_h_n, output, w, made, **case.options)
     assert output.shape == grad_gates.shape == x.shape and grad_h_0.shape == h_0.shape
     assert output.dtype == grad_gates.dtype == grad_h_0.dtype == case.dtype
     assert output.is_contiguous() and grad_gates.is_contiguous() and grad_h_0.is_contiguous()
@@ -120,9 +125,10 @@ def against_float64(strategy, case: Case, device: str) -> None:
         largest = b.abs().max().item()
         worst = (a.double() - b).abs().max().item()  # NaN is not below anything
         assert worst <= bound * max(1.0, largest), f"{name} differs by {worst:.3g}, largest element {largest:.3g}"
-    if given.keeps[0] is not None:
-        dropped = ~rows_of(case, given.keeps[0])
-        assert (got[0].view(-1, case.H)[dropped] == 0).all() and (got[1].view(-1, case.H)[dropped] == 0).all()
+    if "hidden" in given.keeps:
+        dropped = ~rows_of(case, given.keeps["hidden"])
+        assert (got[1].view(-1, case.H)[dropped] == 0).all()
+        assert "zoneout" in given.keeps or (got[0].view(-1, case.H)[dropped] == 0).all()
 
 
 def rows_of(case: Case, keep: Tensor) -> Tensor:
@@ -136,7 +142,7 @@ def gradient_has_the_mask_of_the_output(strategy, case: Case, device: str) -> No
     given.grad_output.fill_(8.0)  # grad_h_n cannot undo it
     given.input_projection.mul_(0.3)  # no tanh rounds to 1, whose slope is 0
     output, grad_gates, _ = run(strategy, case, given, device)
-    keep = rows_of(case, given.keeps[0])
+    keep = rows_of(case, given.keeps["hidden"])
     assert torch.equal(output.view(-1, case.H) != 0, keep), "the output's mask is not the given one"
     assert torch.equal(grad_gates.view(-1, case.H) != 0, keep), "the gradient's mask is not the given one"
 
@@ -148,7 +154,7 @@ def not_a_number(strategy, case: Case, device: str) -> None:
     given.input_projection[0, 1], given.h_0[1] = 0.0, 0.0
     given.grad_output[-1, 2] = float("nan")
     output, grad_gates, _ = run(strategy, case, given, device)
-    keep = given.keeps[0].view(case.T, case.B, case.H)
+    keep = given.keeps["hidden"].view(case.T, case.B, case.H)
     assert (output[~keep] == 0).all() and (grad_gates[~keep] == 0).all()
     assert torch.equal(output[1, 0].isnan(), keep[1, 0]) and not output[:, 1:].isnan().any()
     assert grad_gates[1, 0][keep[1, 0]].isnan().all() and not grad_gates[:, 1].isnan().any()

@@ -73,15 +73,15 @@ def test_addresses_past_32_bits(kernel, device, tmp_path):
     x[-3:], bits[-3 * B :] = torch.randn(3, B, H), torch.randint(2**31, (3 * B, 2))
     h_0, w = torch.zeros(B, H, dtype=x.dtype, device=device), (torch.randn(H, H) / 8).to(x).to(device)
     last = x[-3:].clone()
-    mask, mask_of_last = MaskBits(bits, 4 / 3), MaskBits(bits[-3 * B :].clone(), 4 / 3)
-    plan, constexprs = cooperative._plan(x, mask, None, False)
+    masks, masks_of_last = ({"hidden": MaskBits(b, 4 / 3)} for b in (bits, bits[-3 * B :].clone()))
+    plan, constexprs = cooperative._plan(x, masks, False)
     constexprs |= {"CELL": "RNN_TANH", "REVERSE": False}
     if kernel == "forward":
         tensors, phases, scales = (x, h_0, w, bits, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0)
-        expected = cooperative.forward(last, h_0, w, mask_of_last, None, cell="RNN_TANH")
+        expected = cooperative.forward(last, h_0, w, masks_of_last, cell="RNN_TANH")
     else:
         tensors, phases, scales = (x, None, x, w, bits, None, y, h_0), range(3), (4 / 3, 3 / 4, 1.0)
-        expected, _ = cooperative.backward(last, None, last, w, mask_of_last, None, cell="RNN_TANH")
+        expected, _ = cooperative.backward(last, None, last, w, masks_of_last, cell="RNN_TANH")
     cooperative._launch(getattr(cooperative, f"{kernel}_kernel"), tensors, phases, scales, plan, constexprs)
     assert expected.any() and torch.equal(y[-3:], expected)
 

@@ -186,13 +186,14 @@ def _everything_launched():
     x, w = torch.empty(3, 2, 64, device="meta"), torch.empty(64, 64, device="meta")
     seed = torch.empty(1, dtype=torch.int64, device="meta")
     mask = MaskBits(torch.empty(6, 2, dtype=torch.int32, device="meta"), 2.0)
+    masks = {"hidden": mask, "recurrent": mask}
     yield lambda: activation_dropout.forward(x[0], seed, 5, 2.0, 0)
     yield lambda: activation_dropout.backward(x[0], x[0], seed, 5, 2.0, 0)
     yield lambda: packed_mask.packed_mask(seed, 6, 64, 5, 0)
     yield lambda: apply_mask.apply_mask(x.view(6, 64), mask)
     for module in (resident, cooperative, stepwise):
-        yield lambda module=module: module.forward(x, x[0], w, mask, mask, cell="RNN_TANH")
-        yield lambda module=module: module.backward(x, None, x, w, mask, mask, cell="RNN_TANH")
+        yield lambda module=module: module.forward(x, x[0], w, masks, cell="RNN_TANH")
+        yield lambda module=module: module.backward(x, None, x, w, masks, cell="RNN_TANH")
 
 
 def test_every_launch_is_on_the_device_of_its_tensors(monkeypatch):
@@ -229,11 +230,11 @@ def test_every_launch_is_on_the_device_of_its_tensors(monkeypatch):
 
 
 def test_the_scope_of_a_mask_is_its_number_of_rows():
-    def mask(rows, words=2):
-        return MaskBits(torch.zeros(rows, words, dtype=torch.int32), 2.0)
+    def masks(rows, words=2):
+        return {"hidden": MaskBits(torch.zeros(rows, words, dtype=torch.int32), 2.0)}
 
-    assert launch.is_per_step(mask(12), 12, 4, 64) and not launch.is_per_step(mask(4), 12, 4, 64)
-    assert launch.is_per_step(mask(4), 4, 4, 33) and not launch.is_per_step(None, 12, 4, 64)
-    for bad in (mask(5), mask(12, 3), mask(1)):
+    assert launch.is_per_step(masks(12), "hidden", 12, 4, 64) and not launch.is_per_step(masks(4), "hidden", 12, 4, 64)
+    assert launch.is_per_step(masks(4), "hidden", 4, 4, 33) and not launch.is_per_step(masks(12), "recurrent", 12, 4, 64)
+    for bad in (masks(5), masks(12, 3), masks(1)):
         with pytest.raises(ValueError, match=r"a packed mask should be \(12 or 4, 2\), got"):
-            launch.is_per_step(bad, 12, 4, 64)
+            launch.is_per_step(bad, "hidden", 12, 4, 64)

@@ -34,13 +34,12 @@ def shifted_by_a_step(bits):
 
 
 def with_other_masks(launcher, change, kind):
-    """The launcher, given other bits for a kind of mask: 0 hidden, 1 recurrent."""
+    """The launcher, given other bits for a kind of mask."""
 
     def launch(*args, **options):
-        *tensors, hidden, recurrent = args
-        masks = [hidden, recurrent]
-        masks[kind] = MaskBits(change(masks[kind].bits), masks[kind].scale)
-        return launcher(*tensors, *masks, **options)
+        *tensors, masks = args
+        other = MaskBits(change(masks[kind].bits), masks[kind].scale)
+        return launcher(*tensors, masks | {kind: other}, **options)
 
     return launch
 
@@ -52,7 +51,7 @@ def test_nothing_is_seen_without_a_bug(strategy, device):
 
 
 @pytest.mark.parametrize("change", [first_step_always, repeated_over_rows, shifted_by_a_step])
-@pytest.mark.parametrize("kind", [0, 1], ids=["hidden", "recurrent"])
+@pytest.mark.parametrize("kind", ["hidden", "recurrent"])
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_another_mask_is_seen(strategy, where, kind, change, device):
@@ -60,7 +59,7 @@ def test_another_mask_is_seen(strategy, where, kind, change, device):
     broken = SimpleNamespace(**parts | {where: with_other_masks(parts[where], change, kind)})
     with pytest.raises(AssertionError, match="differs by"):
         sequences.against_float64(broken, CASE, device)
-    if kind == 0:
+    if kind == "hidden":
         with pytest.raises(AssertionError, match="mask is not the given one"):
             sequences.gradient_has_the_mask_of_the_output(broken, CASE, device)
 
@@ -68,16 +67,15 @@ def test_another_mask_is_seen(strategy, where, kind, change, device):
 def without(kind):
     def change(launcher):
         def launch(*args, **options):
-            masks = list(args[-2:])
-            masks[kind] = None
-            return launcher(*args[:-2], *masks, **options)
+            *tensors, masks = args
+            return launcher(*tensors, {k: mask for k, mask in masks.items() if k != kind}, **options)
 
         return launch
 
     return change
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["hidden", "recurrent"])
+@pytest.mark.parametrize("kind", ["hidden", "recurrent"])
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_a_mask_accepted_and_ignored_is_seen(strategy, where, kind, device):
@@ -92,9 +90,10 @@ def test_a_mask_accepted_and_ignored_is_seen(strategy, where, kind, device):
 def test_a_gradient_from_the_sign_of_the_output_is_seen(strategy, device):
     """Kept is where the output is positive (trident)."""
 
-    def backward(grad_output, grad_h_n, output, w_hh, hidden, recurrent, **options):
+    def backward(grad_output, grad_h_n, output, w_hh, masks, **options):
         positive = stream.pack(output.view(-1, CASE.H).cpu() > 0).to(device)
-        return strategy.backward(grad_output, grad_h_n, output, w_hh, MaskBits(positive, hidden.scale), recurrent, **options)
+        other = {"hidden": MaskBits(positive, masks["hidden"].scale)}
+        return strategy.backward(grad_output, grad_h_n, output, w_hh, masks | other, **options)
 
     with pytest.raises(AssertionError, match="differs by"):
         sequences.against_float64(SimpleNamespace(forward=strategy.forward, backward=backward), CASE, device)

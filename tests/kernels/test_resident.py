@@ -84,8 +84,8 @@ def test_a_dropped_infinity_does_not_spread(H, device):
     """Infinity in the last real column meets the zeros of the padding; what does not enter W_hh must not come back."""
     case = Case(T=4, B=1, H=H, hidden=None, recurrent=32768, cell="RNN_RELU")
     given = sequences.inputs(case)
-    given.keeps[1][:] = False
-    given.keeps[1][2, H - 1] = True
+    given.keeps["recurrent"][:] = False
+    given.keeps["recurrent"][2, H - 1] = True
     given.w_hh.zero_()
     given.input_projection[1, 0, H - 1] = float("inf")
     output = sequences.run(resident, case, given, device)[0]
@@ -112,7 +112,7 @@ def test_kept_zero_passes_the_gradient(device):
     given.input_projection.zero_()
     given.h_0.zero_()
     _, grad_gates, _ = sequences.run(resident, case, given, device)
-    kept = given.keeps[0].view(2, 1, 16)
+    kept = given.keeps["hidden"].view(2, 1, 16)
     assert grad_gates[kept].all() and not grad_gates[~kept].any()
 
 
@@ -139,10 +139,10 @@ def run_once(case, device):
 def test_refusals(device):
     x = torch.zeros(2, 2, 512, device=device)
     with pytest.raises(ValueError, match=r"'resident' cannot run: W_hh of H = 512.* registers"):
-        resident.forward(x, x[0], x.new_zeros(512, 512), None, None, cell="RNN_TANH")
+        resident.forward(x, x[0], x.new_zeros(512, 512), {}, cell="RNN_TANH")
     x = torch.zeros(0, 2, 16, device=device)
     with pytest.raises(ValueError, match="at least one step"):
-        resident.forward(x, x.new_zeros(2, 16), x.new_zeros(16, 16), None, None, cell="RNN_TANH")
+        resident.forward(x, x.new_zeros(2, 16), x.new_zeros(16, 16), {}, cell="RNN_TANH")
     x = torch.zeros(2, 2, 16, dtype=torch.float64, device=device)
     with pytest.raises(ValueError, match="float64 is none of"):
-        resident.backward(x, None, x, x.new_zeros(16, 16), None, None, cell="RNN_TANH")
+        resident.backward(x, None, x, x.new_zeros(16, 16), {}, cell="RNN_TANH")

@@ -69,10 +69,10 @@ def test_cuda_graph():
     given = sequences.inputs(case)
     x, h_0, w = (v.cuda() for v in given[:3])
     masks = sequences.masks(case, given.keeps, "cuda")
-    expected = stepwise.forward(x, h_0, w, *masks, cell="RNN_TANH")
+    expected = stepwise.forward(x, h_0, w, masks, cell="RNN_TANH")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        output = stepwise.forward(x, h_0, w, *masks, cell="RNN_TANH")
+        output = stepwise.forward(x, h_0, w, masks, cell="RNN_TANH")
     output.fill_(math.nan)
     graph.replay()
     assert torch.equal(output, expected)
@@ -81,6 +81,6 @@ def test_cuda_graph():
 def test_refusals(device):
     x = torch.zeros(2, 2, 16, dtype=torch.float64, device=device)
     with pytest.raises(ValueError, match=r"'stepwise' cannot run: torch\.float64 is none of"):
-        stepwise.forward(x, x[0], x.new_zeros(16, 16), None, None, cell="RNN_TANH")
+        stepwise.forward(x, x[0], x.new_zeros(16, 16), {}, cell="RNN_TANH")
     with pytest.raises(ValueError, match="at least one step"):
-        stepwise.forward(x[:0].float(), x[0].float(), x.new_zeros(16, 16).float(), None, None, cell="RNN_TANH")
+        stepwise.forward(x[:0].float(), x[0].float(), x.new_zeros(16, 16).float(), {}, cell="RNN_TANH")

@@ -49,9 +49,9 @@ def run_strided(strategy, case, given, strides, device):
         tensors[name] = stride(tensors[name])
         assert torch.equal(tensors[name].cpu(), getattr(given, name))
     x, h_0, w, grad_output, grad_h_n = tensors.values()
-    hidden, recurrent = sequences.masks(case, given.keeps, device)
-    output = strategy.forward(x, h_0, w, hidden, recurrent, **case.options)
-    grads = strategy.backward(grad_output, grad_h_n, output, w, hidden, recurrent, **case.options)
+    masks = sequences.masks(case, given.keeps, device)
+    output = strategy.forward(x, h_0, w, masks, **case.options)
+    grads = strategy.backward(grad_output, grad_h_n, output, w, masks, **case.options)
     return [v.cpu() for v in (output, *grads)]
 
 
