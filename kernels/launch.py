@@ -21,8 +21,8 @@ class MaskBits(NamedTuple):
 
     Attributes:
         bits: int32 (rows, ceil(H/32)). As many rows as the data has (T*B or N) are a mask per step; B rows are a mask per
-            sequence, the same at each of its steps.
-        scale: 1 / (1 - p), or 0 where everything is dropped.
+            sequence, the same at each of its steps. No rows are the expectation of zoneout.
+        scale: 1 / (1 - p), or 0 where everything is dropped. Of zoneout 1, of its expectation the old state's share.
     """
 
     bits: Tensor
@@ -132,6 +132,14 @@ def check_can_run(strategy: str, T: int, B: int, reason: str) -> None:
 def bits_and_scale(masks: Masks, kind: str) -> tuple[Tensor | None, float]:
     """A mask as kernels take it; without one nothing is dropped."""
     return (dense(masks[kind].bits), masks[kind].scale) if kind in masks else (None, 1.0)
+
+
+def bits_and_share(masks: Masks) -> tuple[Tensor | None, float | None]:
+    """Zoneout as kernels take it: its mask, or of an expectation the old state's share."""
+    if "zoneout" not in masks:
+        return None, None
+    bits, scale = masks["zoneout"]
+    return (dense(bits), None) if bits.shape[0] else (None, scale)
 
 
 def inverse(scale: float) -> float:
