@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import repeat
 from typing import Any
 
@@ -14,16 +15,32 @@ from ...mask import Mask
 from ...steps import Steps
 
 CHUNK = 1 << 16  # elements widened or differentiated at a time: they stay in the L2 cache
-INTEGER = {4: torch.int32, 8: torch.int64}
-WIDE = (torch.float32, torch.float64)  # what is computed in; NumPy has no bfloat16, and computes float16 slowly
+INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+WIDE = (torch.float32, torch.float64)  # NumPy has no bfloat16, and computes float16 slowly
+UNITS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}  # that multiply a dtype
 
 Array = np.ndarray
+Numbers = Any  # a NumPy array, or a tensor where NumPy does not compute in the dtype
 Range = tuple[int, int]  # a first row, and the row after the last
-ACTIVATIONS: dict[str, Callable[[Array, Array], Any]] = {  # f of the first, into the second
-    "tanh": np.tanh,
-    "relu": lambda x, y: np.maximum(x, 0, out=y),
-    "identity": lambda x, y: y,
-}
+
+
+@cache
+def computes_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype itself, or float32 where the processor has no units for it: then products take many times as long."""
+    if dtype in WIDE:
+        return dtype
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return dtype if any(found.get(unit) for unit in UNITS[dtype]) else torch.float32
+
+
+def library_of(x: Tensor) -> Any:
+    """What computes on the elements of x, NumPy where it is the faster of the two."""
+    return np if x.dtype in WIDE else torch
+
+
+def numbers_of(x: Tensor) -> Numbers:
+    """The elements as that library takes them."""
+    return x.numpy() if x.dtype in WIDE else x
 
 
 def bits_of(x: Tensor) -> Array:
@@ -31,7 +48,22 @@ def bits_of(x: Tensor) -> Array:
     return x.view(INTEGER[x.element_size()]).numpy()
 
 
-def rows_of(x: Array, ranges: list[Range], first: int = 0) -> list[Array]:
+def activation_of(name: str, like: Tensor) -> Callable[[Numbers, Numbers], Any]:
+    """f of the first argument, into the second, which is the same."""
+    if name == "identity":
+        return lambda x, y: y
+    if like.dtype in WIDE:
+        return np.tanh if name == "tanh" else lambda x, y: np.maximum(x, 0, out=y)
+    in_place = torch.tanh_ if name == "tanh" else torch.relu_
+    return lambda x, y: in_place(y)
+
+
+def finite(scale: float, like: Tensor) -> float:
+    """The scale, or the largest number of the dtype: for one p, 1 - 2**-16, it is no float16."""
+    return min(scale, torch.finfo(like.dtype).max)
+
+
+def rows_of(x: Numbers, ranges: list[Range], first: int = 0) -> list[Numbers]:
     """The rows of neighbouring ranges, of x (n, H), whose first row is `first`."""
     (start, stop), (other, end) = ranges[0], ranges[-1]
     if stop - start != end - other:
@@ -41,27 +73,28 @@ def rows_of(x: Array, ranges: list[Range], first: int = 0) -> list[Array]:
     return rows[::-1] if start > other else rows
 
 
-def rows_of_steps(x: Tensor, steps: Steps) -> list[Array]:
+def rows_of_steps(x: Tensor, steps: Steps) -> list[Numbers]:
     """The rows of each step of x (N, H) or (T, B, H), of any strides."""
-    array = x.resolve_neg().numpy()
-    if array.ndim == 2:
-        return rows_of(array, steps.ranges)
-    return list(array[::-1] if steps.reverse else array)
+    numbers = numbers_of(x.resolve_neg())
+    if x.dim() == 2:
+        return rows_of(numbers, steps.ranges)
+    return list(numbers)[::-1] if steps.reverse else list(numbers)
 
 
-def states_before(states: Array, initial: Array, ranges: list[Range]) -> Iterator[tuple[Array, Array]]:
+def states_before(states: Numbers, initial: Numbers, ranges: list[Range]) -> Iterator[tuple[Numbers, Numbers]]:
     """The rows of each step and of that before it; `initial` (B, H) is before a sequence's first."""
-    before = initial[:0]
+    join, before = np.concatenate if isinstance(initial, Array) else torch.cat, initial[:0]
     for now in rows_of(states, ranges):
         if len(now) > len(before):
-            before = np.concatenate([before, initial[len(before) : len(now)]])
+            before = join([before, initial[len(before) : len(now)]])
         yield now, before[: len(now)]
         before = now
 
 
-def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) -> Iterator[Array]:
+def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) -> Iterator[Numbers]:
     """The rows of each range of `gates`, filled with scale * tanh'(a), computed from the output where it was kept."""
-    rows, kept = gates.numpy(), output.new_full((), scale)
+    rows, scale = numbers_of(gates), finite(scale, output)
+    kept = output.new_full((), scale)
     for first, last, chunk in _chunks(ranges, output.shape[1]):
         y, slope = output[first:last], gates[first:last]
         torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2

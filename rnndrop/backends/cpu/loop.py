@@ -15,7 +15,18 @@ from ...mask import Mask
 from ...steps import Steps
 from ..base import GateBackend, Gradients, Layer, Masks, Needs, Result, entering
 from . import pointwise, rnn
-from .elements import WIDE, Array, bits_of, dropped, row_ranges, rows_of_steps, step_masks
+from .elements import (
+    WIDE,
+    Array,
+    bits_of,
+    computes_in,
+    dropped,
+    library_of,
+    numbers_of,
+    row_ranges,
+    rows_of_steps,
+    step_masks,
+)
 
 CELLS: dict[str, ModuleType] = {"RNN_TANH": rnn, "RNN_RELU": rnn}
 
@@ -27,7 +38,7 @@ class Cpu(GateBackend):
         # A tensor of its own, which PyTorch may not take for a view of something else.
         result = input.new_empty(*input.shape[:-1], weights.w_hh.shape[1])
         output = result.view(-1, result.shape[-1])
-        if input.dtype in WIDE:
+        if computes_in(input.dtype) == input.dtype:
             return Result(result, _forward(input, states, weights, masks, steps, cell, output), [])
         wide = input.float(), [state.float() for state in states], weights.map(Tensor.float)
         last = _forward(*wide, masks, steps, cell, torch.empty_like(output, dtype=torch.float32), rounded=output)
@@ -37,7 +48,7 @@ class Cpu(GateBackend):
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
     ) -> Gradients:
         dtype = layer.input.dtype
-        if dtype in WIDE:
+        if computes_in(dtype) == dtype:
             return super().backward(layer, grad_output, grad_states, needs)
         grads = [None if grad is None else grad.float() for grad in (grad_output, *grad_states)]
         found = super().backward(layer.map(Tensor.float), grads[0], grads[1:], needs)
@@ -50,8 +61,8 @@ class Cpu(GateBackend):
         recurrent, zoneout = layer.masks.get("recurrent"), layer.masks.get("zoneout")
         weight = _scaled(layer.weights.w_hh, recurrent)
         gates, grad_h_0, grad_h, product = torch.empty_like(layer.rows), *(h_0.new_empty(h_0.shape) for _ in range(3))
-        of_h_0, of_h, to_earlier, to_earlier_bits = grad_h_0.numpy(), grad_h.numpy(), product.numpy(), bits_of(product)
-        of_h_n = None if grad_states[0] is None else grad_states[0].resolve_neg().numpy()
+        of_h_0, of_h, to_earlier, to_earlier_bits = *map(numbers_of, (grad_h_0, grad_h, product)), bits_of(product)
+        of_h_n, add = None if grad_states[0] is None else numbers_of(grad_states[0].resolve_neg()), library_of(gates).add
 
         def go_back(later: Tensor, size: int, r: Array | None) -> None:
             """From the gates of a step to the states before it, `to_earlier`."""
@@ -70,14 +81,14 @@ class Cpu(GateBackend):
                 go_back(later, later_size, later_r)
                 of_h_0[size:later_size] = to_earlier[size:later_size]  # these sequences began in the step after this
                 carried = min(size, later_size)
-                np.add(g[:carried], to_earlier[:carried], of_h[:carried])
+                add(g[:carried], to_earlier[:carried], out=of_h[:carried])
                 of_h[carried:size] = g[carried:]  # these end here
                 if of_h_n is not None:
                     of_h[carried:size] += of_h_n[carried:size]
                 grad_rows = grad_h[:size]
             elif recurrent is not None:
                 go_back(later, size, later_r)
-                np.add(g, to_earlier[:size], of_h[:size])
+                add(g, to_earlier[:size], out=of_h[:size])
             else:
                 if zoneout is None:
                     of_h[:size] = g
@@ -100,7 +111,7 @@ class Cpu(GateBackend):
         result = torch.zeros_like(layer.weights.w_hh, memory_format=torch.contiguous_format)
         # Some rows at a time, since memory for all of them would be new, and its pages cost more than they hold.
         for rows, entered in parts:
-            for start, stop in row_ranges(entered, least=512):
+            for start, stop in row_ranges(entered, least=512 if entered.dtype in WIDE else max(1, len(entered))):
                 result.addmm_(gates[rows][start:stop].t(), dropped(entered[start:stop], keep[rows][start:stop]))
         return result
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...mask import Mask
-from .elements import ACTIVATIONS, WIDE, bits_of, row_ranges, rows_of, slopes_of, widened
+from .elements import WIDE, activation_of, bits_of, row_ranges, rows_of, slopes_of, widened
 
 
 def forward(x: Tensor, mask: Mask, activation: str) -> Tensor:
@@ -17,7 +17,7 @@ def forward(x: Tensor, mask: Mask, activation: str) -> Tensor:
     y, ranges, activate = (
         torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x),
         row_ranges(x),
-        ACTIVATIONS[activation],
+        activation_of(activation, x),
     )
     rows = rows_of(y.numpy(), ranges), rows_of(bits_of(y), ranges), widened(mask.keep, ranges, x.element_size())
     for numbers, bits, keep in zip(*rows, strict=True):
