@@ -43,7 +43,8 @@ def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
     """
     if not isinstance(rnn, RNNBase):
         raise TypeError(f"rnn should be a rnndrop.{RNN.__name__}, got {type(rnn).__name__}")
-    if not rnn.training or not rnn._dropouts.inside:
+    dropouts = rnn._dropouts if rnn.training else rnn._dropouts.in_evaluation()
+    if not dropouts.inside:
         return Explanation("torch.nn.RNN", "nothing is dropped inside the recurrence: PyTorch's own layers, cuDNN's on CUDA")
     return from_choice(choose("auto", _problem(rnn, input)))
 

@@ -13,8 +13,8 @@ from . import dispatch
 from .autocast import autocasts, cast
 from .cell import CELLS, Weights, rnn_mode
 from .checks import check_dtype, check_length, check_tensors
-from .dropouts import RecurrenceOptions, check_choice, checked_options
-from .layer import MaskSource, recurrent_layer, resolved, seed_tensor
+from .dropouts import LayerOptions, check_choice, checked_options
+from .layer import MaskSource, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from .mask import check_probability, check_seed, stream
 from .ops import tanh_dropout as tanh_dropout_operator
 from .steps import Steps, checked_batch_sizes
@@ -91,7 +91,7 @@ def rnn_layer(
     direction: int = 0,
     strategy: dispatch.StrategyName = "auto",
     batch_sizes: Sequence[int] | Tensor | None = None,
-    **dropouts: Unpack[RecurrenceOptions],
+    **dropouts: Unpack[LayerOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""One Elman layer in one direction, with dropout inside the recurrence.
 
@@ -124,22 +124,30 @@ def rnn_layer(
         TypeError: a seed that is neither an int nor an int64 tensor.
     """
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-    dropping = checked_options("rnn_layer()", dropouts, RecurrenceOptions)
+    dropping = checked_options("rnn_layer()", dropouts, LayerOptions)
     check_choice("strategy", strategy, dispatch.STRATEGIES)
     stream("hidden", layer, direction)
-    if seed is not None:
-        check_seed(seed)
     weights = Weights(w_ih, w_hh, b_ih, b_hh)
     if autocasts(input.device.type):
         input, h_0, weights = cast(input), cast(h_0), weights.map(cast)
     cell, steps = CELLS[rnn_mode(nonlinearity)], _steps(input, batch_sizes, bool(direction))
     check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], weights, cell)
     check_dtype("rnn_layer", input)
-    runs, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
-    if dropping.inside:
-        form = dispatch.mask_form(runs, input.device)
-        masks = MaskSource(seed_tensor(seed, input.device), steps, form, layer, direction)
+    if seed is not None:
+        check_seed(seed, steps.batch)
+    runs = resolved(strategy, input, steps, h_0.shape[1], cell)
+    if not dropping.any(1):
+        output, last = recurrent_layer(input, [h_0], weights, dropping, None, steps, cell, runs)
+        return output, last[0]
+    form = dispatch.mask_form(runs, input.device)
+    masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form, layer, direction)
+    if dropping.input_dropout:
+        input = outside_dropout(input, "input", dropping, masks._replace(direction=0))
+    if dropping.weight_dropout:
+        weights = weight_dropout(weights, dropping, masks)
     output, last = recurrent_layer(input, [h_0], weights, dropping, masks, steps, cell, runs)
+    if dropping.output_dropout:
+        output = outside_dropout(output, "output", dropping, masks)
     return output, last[0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
-from .mask import Mask, by_element, check_seed, scale, stream
+from .mask import Mask, by_element, check_seed, scale, share, stream
 from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
 from .ops.eager import computes_now
@@ -23,7 +23,8 @@ from .steps import Steps
 class MaskSource(NamedTuple):
     """How the masks of one layer in one direction are made.
 
-    seed: int64 (1). order: (B), which sequence of the user's batch is the b-th of packed data, None if they are the same.
+    seed: int64 (1), or (B), one for each sequence of the user's batch. order: (B), which sequence of that batch is the b-th of
+    packed data, None if they are the same.
     """
 
     seed: Tensor
@@ -38,6 +39,12 @@ class MaskSource(NamedTuple):
         p, where = dropouts.rate(kind), stream(kind, self.layer, self.direction)
         per_step = dropouts.per_step(kind)
         keep = sequence_mask(self.seed, columns, p, where, self.form, per_step, self.steps, self.order, rows)
+        return Mask(keep, 1.0 if kind == "zoneout" else scale(p))
+
+    def of_weight(self, dropouts: Dropouts, rows: int, columns: int) -> Mask:
+        """The mask of W_hh (rows, columns), the same for all sequences: with a seed for each, that of the first."""
+        p, where = dropouts.weight_dropout, stream("weight", self.layer, self.direction)
+        keep = sequence_mask(self.seed[:1], columns, p, where, self.form, False, Steps(1, rows), None, rows)
         return Mask(keep, scale(p))
 
 
@@ -56,14 +63,14 @@ def recurrent_layer(
     Args:
         input: (T, B, I), or (N, I) packed.
         states: (B, H) each.
-        masks: None where nothing is dropped.
+        masks: None in evaluation, where zoneout is its expectation, and where nothing is dropped.
         strategy: what :func:`resolved` returned.
 
     Returns:
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
     columns = states[0].shape[1]
-    made = _inside(dropouts, masks, cell, math.prod(input.shape[:-1]), columns)
+    made = _inside(dropouts, masks, cell, input, columns)
     if strategy == "reference" and computes_now(input):
         kept = by_element(made, columns)
         if steps.count == 1:
@@ -74,18 +81,20 @@ def recurrent_layer(
 
 
 def recurrent_step(
-    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource, cell: Cell
+    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource | None, cell: Cell
 ) -> Sequence[Tensor]:
-    """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each."""
-    batch, columns = states[0].shape
-    kept = by_element(_inside(dropouts, masks, cell, batch, columns), columns)
+    """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each. `masks` as in recurrent_layer."""
+    columns = states[0].shape[1]
+    kept = by_element(_inside(dropouts, masks, cell, x, columns), columns)
     return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
 
 
-def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, rows: int, columns: int) -> dict[str, Mask]:
+def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, input: Tensor, columns: int) -> dict[str, Mask]:
     """The masks inside the recurrence of a cell, by kind."""
     if masks is None:
-        return {}
+        no_rows = input.new_empty((0, columns), dtype=torch.int8)
+        return {"zoneout": Mask(no_rows, share(dropouts.zoneout))} if dropouts.zoneout else {}
+    rows = math.prod(input.shape[:-1])
     return {kind: masks.make(kind, dropouts, rows, columns) for kind in cell.kinds if dropouts.rate(kind)}
 
 
@@ -98,22 +107,31 @@ def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cel
     return layer_operator.resolved(strategy, input, steps, columns, cell.mode) if computes_now(input) else strategy
 
 
-def dropout_between(x: Tensor, dropouts: Dropouts, masks: MaskSource, directions: int) -> Tensor:
-    """The dropout of a layer's output, (T, B, D*H) or packed (N, D*H), before the next; a mask a direction."""
+def outside_dropout(x: Tensor, kind: str, dropouts: Dropouts, masks: MaskSource, directions: int = 1) -> Tensor:
+    """The dropout of a layer's input or output x, (T, B, D*F) or packed (N, D*F); a mask a direction."""
     parts, columns = [], x.shape[-1] // directions
     for direction, part in enumerate(x.reshape(-1, x.shape[-1]).chunk(directions, 1)):
-        mask = masks._replace(direction=direction).make("between", dropouts, part.shape[0], columns)
+        mask = masks._replace(direction=masks.direction + direction).make(kind, dropouts, part.shape[0], columns)
         parts.append(dropout_operator.dropout(part, mask))
     return (parts[0] if directions == 1 else torch.cat(parts, 1)).view(x.shape)
 
 
-def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
-    """The seed of a call as an int64 tensor of shape (1) on `device`, drawn from that device's generator if None."""
+def weight_dropout(weights: Weights, dropouts: Dropouts, masks: MaskSource) -> Weights:
+    """The weights of a layer in one direction, elements of W_hh dropped (DropConnect)."""
+    mask = masks.of_weight(dropouts, *weights.w_hh.shape)
+    return weights._replace(w_hh=dropout_operator.dropout(weights.w_hh, mask))
+
+
+def seed_tensor(seed: int | Tensor | None, device: torch.device, batch: int = 1) -> Tensor:
+    """The seed of a call as an int64 tensor of shape (1), or (`batch`) as given, on `device`.
+
+    If None, it is drawn from that device's generator.
+    """
     if seed is None:
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
-    seed = check_seed(seed)
+    seed = check_seed(seed, batch)
     if isinstance(seed, Tensor):
-        return seed if seed.shape == (1,) and seed.device == device else seed.reshape(1).to(device)
+        return seed if seed.dim() == 1 and seed.device == device else seed.reshape(-1).to(device)
     if not torch.compiler.is_compiling() and not -(2**63) <= seed < 2**63:  # the compiler has 64 bits for an int
         seed = (seed + 2**63) % 2**64 - 2**63
     return torch.full((1,), seed, dtype=torch.int64, device=device)

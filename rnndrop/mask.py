@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KINDS = {"hidden": 0, "recurrent": 1, "between": 2, "input": 3, "output": 4, "weight": 5, "zoneout": 6}
+from .kinds import KINDS
+
 WORDS = 16  # 16-bit words a counter yields
 RANGE = 65536  # values of a word
 CHUNK = 1 << 17  # words drawn at a time: they stay in the L2 cache
@@ -50,13 +51,18 @@ def check_probability(name: str, p: Any) -> float:
     return float(p)
 
 
-def check_seed(seed: Any) -> int | Tensor:
-    """The seed as an int or an int64 tensor of one element. Raises TypeError or ValueError where it is neither."""
+def check_seed(seed: Any, batch: int = 1) -> int | Tensor:
+    """The seed as an int or an int64 tensor of one element, or of shape (`batch`), one for each sequence.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64:
             raise TypeError(f"seed should be an int or an int64 tensor, got a tensor of {seed.dtype}")
-        if seed.numel() != 1:
-            raise ValueError(f"seed should be a tensor of one element, got a tensor of shape {tuple(seed.shape)}")
+        if seed.numel() != 1 and seed.shape != (batch,):
+            shapes = "one element" if batch == 1 else f"one element or of shape ({batch},), one for each sequence"
+            raise ValueError(f"seed should be a tensor of {shapes}, got a tensor of shape {tuple(seed.shape)}")
         return seed
     if isinstance(seed, np.integer):
         return int(seed)
@@ -84,7 +90,7 @@ def stream(kind: str, layer: int = 0, direction: int = 0) -> int:
         raise ValueError(f"Unknown kind {kind!r}. Select from {', '.join(map(repr, KINDS))}")
     if not 0 <= layer < 2**31 or direction not in (0, 1):
         raise ValueError(f"layer should be at least 0 and direction 0 or 1, got layer={layer!r}, direction={direction!r}")
-    return KINDS[kind] << 32 | layer << 1 | direction
+    return KINDS[kind].number << 32 | layer << 1 | direction
 
 
 def keep_bytes(seed: int, rows: int, columns: int, threshold: int, stream: int) -> Tensor:
@@ -99,6 +105,11 @@ def keep_bytes(seed: int, rows: int, columns: int, threshold: int, stream: int) 
     if workers == 1 or not _fill_by_threads(keep, workers, seed, stream, threshold):
         _fill(keep, 0, rows, seed, stream, threshold)
     return torch.from_numpy(keep)
+
+
+def share(p: float) -> float:
+    """The part of the old state in the expectation of zoneout."""
+    return threshold(p) / RANGE
 
 
 def packed(keep: Tensor) -> Tensor:
@@ -136,15 +147,18 @@ def dropout_mask(
 
     Args:
         seed: an int (modulo 2**64) or an int64 tensor of one element.
-        rows: number of rows; row ``t * B + b`` of a mask per step, row ``b`` of a mask per sequence.
-        columns: the hidden size H.
-        p: probability of an element to be zeroed, in units of 1/65536.
-        layer: number of the layer, from 0.
-        direction: 0 forward, 1 reverse.
-        kind: ``"hidden"``, ``"recurrent"`` or ``"between"`` (layers).
+        rows: number of rows; row ``t * B + b`` of a mask per step, row ``b`` of a mask per sequence. With a seed for each
+            sequence, each is alone: row ``t``, or row 0, of its own seed. Of ``"weight"`` the rows are those of W_hh.
+        columns: the hidden size H; of ``"input"`` the input size.
+        p: probability of an element to be dropped, in units of 1/65536.
+        layer: number of the layer, from 0; of ``"input"`` 0.
+        direction: 0 forward, 1 reverse; of ``"input"`` 0, since both share it.
+        kind: ``"hidden"``, ``"recurrent"``, ``"between"`` (layers, the number of the one below), ``"input"``, ``"output"`` (the
+            number of the last layer), ``"weight"`` or ``"zoneout"``.
 
     Returns:
-        A tensor of shape (rows, columns) in PyTorch's default dtype: 0 where dropped, ``1/(1-p)`` where kept.
+        A tensor of shape (rows, columns) in PyTorch's default dtype: 0 where dropped, ``1/(1-p)`` where kept. Zoneout
+        takes the old state where it is 0 and the new one elsewhere, without the scale.
 
     Raises:
         ValueError: `p` outside [0, 1], an unknown `kind`, a negative size, `layer` or `direction`.

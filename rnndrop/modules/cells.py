@@ -152,8 +152,9 @@ class RNNCell(StateAttributes, nn.Module):
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
         if seed is not None:
-            check_seed(seed)
-        if not self.training or not self._dropouts.inside:
+            check_seed(seed, input.size(0))
+        dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
+        if not dropouts.inside:
             run = _VF.rnn_tanh_cell if self.nonlinearity == "tanh" else _VF.rnn_relu_cell
             return run(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         self._check_sizes(input, hx)
@@ -164,8 +165,10 @@ class RNNCell(StateAttributes, nn.Module):
         steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
         check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
         check_dtype("rnn_cell", input)
-        masks = MaskSource(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
-        return recurrent_step(input, [hx], weights, self._dropouts, masks, cell)[0]
+        masks = None
+        if self.training:  # the seed is drawn after all that can be wrong
+            masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form)
+        return recurrent_step(input, [hx], weights, dropouts, masks, cell)[0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:
         if input.size(1) != self.input_size:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import dispatch
 from ..mask import keep_bytes, packed, threshold
 from ..steps import Steps
-from .eager import computes_now
+from .eager import Function, computes_now
 
 
 def sequence_mask(
@@ -16,10 +18,13 @@ def sequence_mask(
 ) -> Tensor:
     """The mask of a sequence of N = `rows` rows: (N, ...) `per_step`, else (B, ...); "bytes" or "bits" wide.
 
-    `order`: which sequence of the user's batch is the b-th of packed data; None if they are the same.
+    `seed`: int64 (1), or (B) for sequences that have masks of their own. `order`: which sequence of the user's batch is the
+    b-th of packed data; None if they are the same.
     """
-    run = _draw if computes_now(seed) else _operator
-    return run(seed, columns, p, stream, form, per_step, steps.count, steps.batch, rows, steps.batch_sizes, order)
+    arguments = seed, columns, p, stream, form, per_step, steps.count, steps.batch, rows, steps.batch_sizes, order
+    if not computes_now(seed):
+        return _operator(*arguments)
+    return _Function.apply(*arguments) if torch._C._are_functorch_transforms_active() else _draw(*arguments)
 
 
 def _draw(
@@ -35,6 +40,8 @@ def _draw(
     batch_sizes: Tensor | None,
     order: Tensor | None,
 ) -> Tensor:
+    if order is not None and seed.shape[0] > 1:
+        seed, order = seed.index_select(0, order), None
     keep = draw(seed, count * batch if per_step else batch, columns, p, stream, form)
     if order is not None:
         keep = keep.view(-1, batch, keep.shape[1]).index_select(1, order).flatten(0, 1)
@@ -42,13 +49,27 @@ def _draw(
 
 
 def draw(seed: Tensor, rows: int, columns: int, p: float, stream: int, form: str) -> Tensor:
-    """The first rows of a mask on the seed's device."""
+    """The first rows of a mask on the seed's device; of S seeds, row r is row r // S of the mask of seed r % S."""
     if form == "bits" and not dispatch.kernels_unavailable():
         from ..kernels.packed_mask import packed_mask
 
         return packed_mask(seed, rows, columns, threshold(p), stream)
-    keep = keep_bytes(int(seed), rows, columns, threshold(p), stream)
+    seeds = seed.tolist()
+    every = [keep_bytes(one, rows // len(seeds), columns, threshold(p), stream) for one in seeds]
+    keep = every[0] if len(every) == 1 else torch.stack(every, 1).flatten(0, 1)
     return (packed(keep) if form == "bits" else keep).to(seed.device)
+
+
+class _Function(Function):
+    """In torch.func, whose tensors have no numbers of their own."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return _draw(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
 
 
 _operator = torch.library.custom_op(
