@@ -34,17 +34,23 @@ class MaskSource(NamedTuple):
     direction: int = 0
     order: Tensor | None = None
 
-    def make(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
-        """The mask (N, ...) of N = `rows` rows where it is per step, else (B, ...)."""
+    def inside(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
+        """A mask inside the recurrence: (N, ...) of N = `rows` rows where it is per step, else (B, ...)."""
+        return self._mask(kind, dropouts, "step" if dropouts.per_step(kind) else "sequence", rows, columns)
+
+    def outside(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
+        """A mask (N, ...) of N = `rows` rows that no recurrence connects."""
+        return self._mask(kind, dropouts, "step" if dropouts.per_step(kind) else "repeated", rows, columns)
+
+    def _mask(self, kind: str, dropouts: Dropouts, scope: str, rows: int, columns: int) -> Mask:
         p, where = dropouts.rate(kind), stream(kind, self.layer, self.direction)
-        per_step = dropouts.per_step(kind)
-        keep = sequence_mask(self.seed, columns, p, where, self.form, per_step, self.steps, self.order, rows)
+        keep = sequence_mask(self.seed, columns, p, where, self.form, scope, self.steps, self.order, rows)
         return Mask(keep, 1.0 if kind == "zoneout" else scale(p))
 
     def of_weight(self, dropouts: Dropouts, rows: int, columns: int) -> Mask:
         """The mask of W_hh (rows, columns), the same for all sequences: with a seed for each, that of the first."""
         p, where = dropouts.weight_dropout, stream("weight", self.layer, self.direction)
-        keep = sequence_mask(self.seed[:1], columns, p, where, self.form, False, Steps(1, rows), None, rows)
+        keep = sequence_mask(self.seed[:1], columns, p, where, self.form, "step", Steps(1, rows), None, rows)
         return Mask(keep, scale(p))
 
 
@@ -95,7 +101,7 @@ def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, input: Ten
         no_rows = input.new_empty((0, columns), dtype=torch.int8)
         return {"zoneout": Mask(no_rows, share(dropouts.zoneout))} if dropouts.zoneout else {}
     rows = math.prod(input.shape[:-1])
-    return {kind: masks.make(kind, dropouts, rows, columns) for kind in cell.kinds if dropouts.rate(kind)}
+    return {kind: masks.inside(kind, dropouts, rows, columns) for kind in cell.kinds if dropouts.rate(kind)}
 
 
 def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell) -> str:
@@ -111,7 +117,7 @@ def outside_dropout(x: Tensor, kind: str, dropouts: Dropouts, masks: MaskSource,
     """The dropout of a layer's input or output x, (T, B, D*F) or packed (N, D*F); a mask a direction."""
     parts, columns = [], x.shape[-1] // directions
     for direction, part in enumerate(x.reshape(-1, x.shape[-1]).chunk(directions, 1)):
-        mask = masks._replace(direction=masks.direction + direction).make(kind, dropouts, part.shape[0], columns)
+        mask = masks._replace(direction=masks.direction + direction).outside(kind, dropouts, part.shape[0], columns)
         parts.append(dropout_operator.dropout(part, mask))
     return (parts[0] if directions == 1 else torch.cat(parts, 1)).view(x.shape)
 

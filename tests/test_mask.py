@@ -265,7 +265,7 @@ def test_numbers_that_are_good(p):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("kind", "output"), ("kind", 0), ("rows", -1), ("columns", -2), ("layer", -1), ("layer", 2**31), ("direction", 2)],
+    [("kind", "state"), ("kind", 0), ("rows", -1), ("columns", -2), ("layer", -1), ("layer", 2**31), ("direction", 2)],
 )
 def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=name) as raised:

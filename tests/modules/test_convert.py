@@ -50,7 +50,7 @@ def test_from_torch_of_something_else(wrong):
     with pytest.raises(TypeError, match=f"rnn should be a torch.nn.RNN, got {type(wrong).__name__}"):
         RNN.from_torch(wrong)
     with pytest.raises(TypeError):
-        RNN.from_torch(nn.RNN(3, 5), zoneout=0.5)
+        RNN.from_torch(nn.RNN(3, 5), cell_dropout=0.5)
 
 
 @pytest.mark.parametrize("options", [dict(), dict(bias=False), dict(nonlinearity="relu")], ids=str)
