@@ -153,7 +153,7 @@ def test_h_n_shares_no_memory_with_the_output(steps):
 
 
 def test_gradcheck():
-    rnn = make_rnn(input_size=2, hidden_size=3, num_layers=2, bidirectional=True, zoneout=P).eval()
+    rnn = make_rnn(input_size=1, hidden_size=2, num_layers=2, bidirectional=True, zoneout=P).eval()
     leaves = [v.requires_grad_() for v in inputs_of(rnn, 3, 2)]
     assert gradcheck(lambda x, hx, *_: rnn(x, hx), (*leaves, *rnn.parameters()))
     assert gradgradcheck(lambda x, hx, *_: rnn(x, hx), (*leaves, rnn.weight_hh_l0))
