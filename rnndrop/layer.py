@@ -88,7 +88,7 @@ def recurrent_layer(
     if plain and steps.count == 1:
         new = recurrent_step(input.flatten(0, -2), states, weights, dropouts, masks, cell)
         return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
-    made = _inside(dropouts, masks, cell, input, columns)
+    made = _inside(dropouts, masks, input, columns)
     if plain:
         return reference.layer(input, states, weights, by_element(made, columns), steps, cell)
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
@@ -103,9 +103,7 @@ def recurrent_step(
     zoneout = _expectation(x, dropouts.zoneout) if masks is None and dropouts.zoneout else None
     if masks is not None:
         dtype = one_step.factor_dtype(x)
-        for kind in cell.kinds:
-            if not dropouts.rate(kind):
-                continue
+        for kind in dropouts.inside:
             if kind == "zoneout":
                 zoneout = unpacked(masks.inside(kind, dropouts, batch, columns), columns)
             else:
@@ -113,12 +111,12 @@ def recurrent_step(
     return one_step.STEP[cell.mode](x, tuple(states), weights, factors, zoneout, cell.mode)
 
 
-def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, input: Tensor, columns: int) -> dict[str, Mask]:
-    """The masks inside the recurrence of a cell, by kind."""
+def _inside(dropouts: Dropouts, masks: MaskSource | None, input: Tensor, columns: int) -> dict[str, Mask]:
+    """The masks inside the recurrence, by kind."""
     if masks is None:
         return {"zoneout": _expectation(input, dropouts.zoneout)} if dropouts.zoneout else {}
     rows = math.prod(input.shape[:-1])
-    return {kind: masks.inside(kind, dropouts, rows, columns) for kind in cell.kinds if dropouts.rate(kind)}
+    return {kind: masks.inside(kind, dropouts, rows, columns) for kind in dropouts.inside}
 
 
 def _expectation(like: Tensor, zoneout: float) -> Mask:

@@ -71,6 +71,7 @@ def check_seed(seed: Any, batch: int = 1) -> int | Tensor:
     return seed
 
 
+@cache
 def threshold(p: float) -> int:
     """Words below this are dropped: p in units of 1/65536, to nearest, and 0 or 65536 only for p = 0 or 1."""
     if p in (0, 1):
@@ -78,6 +79,7 @@ def threshold(p: float) -> int:
     return min(max(round(p * RANGE), 1), RANGE - 1)
 
 
+@cache
 def scale(p: float) -> float:
     """What a kept element is multiplied by, so that the expectation is exact; 0 where p = 1 keeps none."""
     kept = RANGE - threshold(p)
