@@ -7,16 +7,29 @@ import torch
 from torch import Tensor
 
 from ...mask import Mask
-from .elements import CHUNK, Range, activation_of, bits_of, numbers_of, rows_of, slopes_of, widened
+from .elements import CHUNK, INTEGER, Range, activation_of, bits_of, numbers_of, rows_of, slopes_of, widened
+
+SHARED = 1 << 19  # elements that PyTorch's threads take at a time
 
 
-def forward(x: Tensor, mask: Mask, activation: str) -> Tensor:
-    """dropout(f(x)) of x (N, H), f "tanh" or the "identity"."""
-    y, ranges = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x), _ranges(x)
-    activate = activation_of(activation, x)
+def dropout(x: Tensor, mask: Mask) -> Tensor:
+    """x (N, H) where the mask keeps, times its scale, by as many threads as PyTorch has."""
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    integer = INTEGER[x.element_size()]
+    bits, bits_of_y = x.resolve_neg().view(integer), y.view(integer)
+    for start, stop in _ranges(x, SHARED):
+        torch.bitwise_and(bits[start:stop], mask.keep[start:stop].to(integer), out=bits_of_y[start:stop])
+        y[start:stop].mul_(mask.scale)
+    return y
+
+
+def tanh_dropout(x: Tensor, mask: Mask) -> Tensor:
+    """dropout(tanh(x)) of x (N, H)."""
+    y, ranges = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x), _ranges(x, CHUNK)
+    tanh = activation_of("tanh", x)
     rows = rows_of(numbers_of(y), ranges), rows_of(bits_of(y), ranges), widened(mask.keep, ranges, x.element_size())
     for numbers, bits, keep in zip(*rows, strict=True):
-        activate(numbers, numbers)
+        tanh(numbers, numbers)
         np.bitwise_and(bits, keep, out=bits)
         numbers *= mask.scale
     return y
@@ -24,7 +37,7 @@ def forward(x: Tensor, mask: Mask, activation: str) -> Tensor:
 
 def tanh_backward(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     """The gradient of x, from y = dropout(tanh(x))."""
-    grad_x, ranges = torch.empty_like(y), _ranges(y)
+    grad_x, ranges = torch.empty_like(y), _ranges(y, CHUNK)
     slopes = slopes_of(grad_x, y, ranges, mask.scale)
     grads, keeps = rows_of(numbers_of(grad_y.resolve_neg()), ranges), widened(mask.keep, ranges, y.element_size())
     for slope, g, bits, keep in zip(slopes, grads, rows_of(bits_of(grad_x), ranges), keeps, strict=True):
@@ -33,6 +46,6 @@ def tanh_backward(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     return grad_x
 
 
-def _ranges(x: Tensor) -> list[Range]:
-    rows = max(1, CHUNK // max(1, x.shape[1]))
+def _ranges(x: Tensor, elements: int) -> list[Range]:
+    rows = max(1, elements // max(1, x.shape[1]))
     return [(start, min(start + rows, x.shape[0])) for start in range(0, x.shape[0], rows)]
