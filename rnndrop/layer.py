@@ -44,7 +44,8 @@ class MaskSource(NamedTuple):
 
     def factor(self, kind: str, dropouts: Dropouts, batch: int, columns: int, dtype: torch.dtype) -> Tensor:
         """A mask inside the recurrence, of a single step, with its scale: (B, columns)."""
-        if self.seed.device.type == "cpu" and self.seed.shape[0] == 1 and computes_now(self.seed):
+        plain = self.seed.device.type == "cpu" and self.seed.shape[0] == 1 and self.order is None
+        if plain and computes_now(self.seed):
             p = dropouts.rate(kind)
             return factor(int(self.seed), batch, columns, p, stream(kind, self.layer, self.direction), dtype)
         keep, scale = unpacked(self.inside(kind, dropouts, batch, columns), columns)
@@ -58,7 +59,7 @@ class MaskSource(NamedTuple):
     def of_weight(self, dropouts: Dropouts, rows: int, columns: int) -> Mask:
         """The mask of W_hh (rows, columns), the same for all sequences: with a seed for each, that of the first."""
         p, where = dropouts.weight_dropout, stream("weight", self.layer, self.direction)
-        keep = sequence_mask(self.seed[:1], columns, p, where, self.form, "step", Steps(1, rows), None, rows)
+        keep = sequence_mask(self.seed.narrow(0, 0, 1), columns, p, where, self.form, "step", Steps(1, rows), None, rows)
         return Mask(keep, scale(p))
 
 

@@ -10,6 +10,7 @@ import rnndrop
 from rnndrop import dispatch
 from rnndrop.explain import Explanation
 from rnndrop.kernels import launch, plan
+from tests.helpers import OUTSIDE
 from tests.stand_ins import CUDA, fake_module
 
 
@@ -66,7 +67,9 @@ def test_recurrent_dropout_alone(explained):
     assert explained(7, 40, 4, hidden_dropout=0.0, recurrent_dropout=0.1).strategy == "resident"
 
 
-@pytest.mark.parametrize("options", [dict(hidden_dropout=0.0), dict(hidden_dropout=0.0, dropout=0.5, num_layers=2)])
+@pytest.mark.parametrize(
+    "options", [dict(hidden_dropout=0.0), *(dict(hidden_dropout=0.0, num_layers=2, **{name: 0.5}) for name in OUTSIDE)]
+)
 def test_nothing_inside(explained, options):
     found = explained(7, 40, 4, **options)
     assert found.strategy == "torch.nn.RNN" and "PyTorch's own layers" in found.reason
