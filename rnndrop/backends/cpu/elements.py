@@ -34,6 +34,16 @@ def rows_of(x: Any, ranges: list[Range]) -> list[Any]:
     return [x[start:stop] for start, stop in ranges]
 
 
+def states_before(states: Any, initial: Any, ranges: list[Range]) -> Iterator[tuple[Any, Any]]:
+    """The rows of each step and of that before it; `initial` (B, H) is before a sequence's first."""
+    join, before = np.concatenate if isinstance(initial, np.ndarray) else torch.cat, initial[:0]
+    for now in rows_of(states, ranges):
+        if len(now) > len(before):
+            before = join([before, initial[len(before) : len(now)]])
+        yield now, before[: len(now)]
+        before = now
+
+
 def multiplier(like: Tensor) -> Callable[..., Any]:
     return np.multiply if like.dtype in NUMPY else torch.multiply
 

@@ -24,16 +24,17 @@ class Cpu(GateBackend):
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
         h_0, w_hh, ranges = states[0].resolve_neg(), weights.w_hh, steps.ranges
-        hidden, recurrent = masks.get("hidden"), masks.get("recurrent")
+        hidden, recurrent, zoneout = masks.get("hidden"), masks.get("recurrent"), masks.get("zoneout")
         result = input.new_empty(*input.shape[:-1], w_hh.shape[1])  # which PyTorch may not take for a view of something else
         output = result.view(-1, w_hh.shape[1])
         _project(input, weights, out=output)
         from_h_0 = _scaled(w_hh.t(), recurrent)
-        from_h = _scaled(from_h_0, hidden)  # of what has no scale yet
+        unscaled = hidden if zoneout is None else None  # with zoneout, new states and old have the scale
+        from_h = _scaled(from_h_0, unscaled)
         drop = _dropper(h_0, recurrent)
         h_n, h_0_bits, first = h_0.new_empty(h_0.shape), bits_of(h_0), ranges[0][1] - ranges[0][0]
         h, h_bits, weight = h_0[:first], h_0_bits[:first], from_h_0
-        cell_steps = CELLS[cell.mode].forward(output, masks, steps, cell)
+        cell_steps = CELLS[cell.mode].forward(output, h_0, masks, steps, cell)
         for (gates, bits), r in zip(cell_steps, step_masks(recurrent, steps, output), strict=False):
             if len(bits) != len(h_bits):  # some sequences ended, or some begin, from h_0
                 carried = min(len(bits), len(h_bits))
@@ -45,23 +46,24 @@ class Cpu(GateBackend):
                 gates.addmm_(drop(h, h_bits, r), weight)
             h, h_bits, weight = gates, bits, from_h
         h_n[: len(h_bits)] = h
-        if hidden is not None:
-            output *= hidden.scale
-            h_n *= hidden.scale
+        if unscaled is not None:
+            output *= unscaled.scale
+            h_n *= unscaled.scale
         return Result(result, [h_n], [])
 
     def gate_gradients(
         self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
         output, h_0, steps = layer.rows, layer.states[0], layer.steps.backwards()
-        recurrent, grad_h_n = layer.masks.get("recurrent"), grad_states[0]
+        recurrent, zoneout, grad_h_n = layer.masks.get("recurrent"), layer.masks.get("zoneout"), grad_states[0]
         weight, drop = _scaled(layer.weights.w_hh, recurrent), _dropper(h_0, recurrent)
         gates, grad_h_0, grad_h = torch.empty_like(output), h_0.new_empty(h_0.shape), h_0.new_empty(h_0.shape)
         cell_steps = CELLS[layer.cell.mode].backward(gates, grad_h, layer, steps)
 
         def to_earlier(later: Tensor, r: np.ndarray | None, first: int = 0) -> Tensor:
             product = later @ weight
-            return drop(product, bits_of(product), r, first)
+            earlier = drop(product, bits_of(product), r, first)
+            return earlier if zoneout is None else earlier + grad_h[first : first + len(later)]
 
         later, later_size, later_r = gates[:0], 0, None
         total, size = grad_h[:0], 0
@@ -70,7 +72,7 @@ class Cpu(GateBackend):
             if size != len(a):
                 size = len(a)
                 total = grad_h[:size]
-            if size == later_size and recurrent is None:
+            if size == later_size and recurrent is None and zoneout is None:
                 torch.addmm(g, later, weight, out=total)
             else:
                 if size < later_size:  # these sequences began in the step after this

@@ -1,4 +1,4 @@
-"""What the RNN's cells do in a step: h_t = m * f(a_t), in place of a_t."""
+"""What the RNN's cells do in a step: h_t = zone(h_{t-1}, m * f(a_t)), in place of a_t."""
 
 from __future__ import annotations
 
@@ -8,26 +8,61 @@ import numpy as np
 from torch import Tensor
 
 from ...cell import Cell
+from ...mask import Mask
 from ...steps import Steps
 from ..base import Layer, Masks
-from .elements import activation_of, bits_of, finite, multiplier, numbers_of, passing, rows_of, slopes_of, step_masks
+from .elements import (
+    activation_of,
+    bits_of,
+    finite,
+    multiplier,
+    numbers_of,
+    passing,
+    rows_of,
+    slopes_of,
+    states_before,
+    step_masks,
+)
 
 
-def forward(gates: Tensor, masks: Masks, steps: Steps, cell: Cell) -> Iterator[tuple[Tensor, np.ndarray]]:
+def forward(gates: Tensor, h_0: Tensor, masks: Masks, steps: Steps, cell: Cell) -> Iterator[tuple[Tensor, np.ndarray]]:
     """The rows of each step of `gates` (N, H), into which the pre-activations are to go, and their bits; asked for the next,
-    it makes them the states, as yet without the hidden mask's scale."""
+    it makes them the states, as yet without the hidden mask's scale unless there is zoneout."""
     activate, ranges = activation_of(cell.activation, gates), steps.ranges
+    hidden, zoneout = masks.get("hidden"), masks.get("zoneout")
+    zone = None if zoneout is None else _zone(gates, h_0, zoneout, steps)
     rows = steps.split(gates), rows_of(numbers_of(gates), ranges), rows_of(bits_of(gates), ranges)
-    for tensor, numbers, bits, keep in zip(*rows, step_masks(masks.get("hidden"), steps, gates), strict=False):
+    for tensor, numbers, bits, keep in zip(*rows, step_masks(hidden, steps, gates), strict=False):
         yield tensor, bits
         activate(numbers, numbers)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
+        if zone is not None:
+            if hidden is not None:
+                numbers *= hidden.scale
+            next(zone)
+
+
+def _zone(gates: Tensor, h_0: Tensor, mask: Mask, steps: Steps) -> Iterator[None]:
+    """Asked for the next, it puts the states before a step in place of those that zoneout drops, or takes the expectation."""
+    if mask.is_expectation:
+        for states, before in states_before(numbers_of(gates), numbers_of(h_0), steps.ranges):
+            states *= 1 - mask.scale
+            states += mask.scale * before
+            yield
+        return
+    of_bits = states_before(bits_of(gates), bits_of(h_0), steps.ranges)
+    for (states, before), keep in zip(of_bits, step_masks(mask, steps, gates), strict=True):
+        states ^= before
+        states &= keep
+        states ^= before
+        yield
 
 
 def backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
     """The rows of each step of `gates` (N, H); asked for the next, it writes their gradient, from that of the step's states in
-    the first rows of `grad_h` (B, H). `steps` stand in the order of the backward pass."""
+    the first rows of `grad_h` (B, H), and leaves there, if there is zoneout, what goes to the states before past the gates.
+    `steps` stand in the order of the backward pass."""
     return (_relu_backward if layer.cell.activation == "relu" else _tanh_backward)(gates, grad_h, layer, steps)
 
 
@@ -35,11 +70,14 @@ def _tanh_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) ->
     output, hidden, multiply = layer.rows, layer.masks.get("hidden"), multiplier(layer.output)
     slopes = slopes_of(gates, output, steps.ranges, 1.0 if hidden is None else hidden.scale)
     grads, rows = numbers_of(grad_h), (steps.split(gates), slopes, rows_of(bits_of(gates), steps.ranges))
-    for tensor, slope, bits, keep in zip(*rows, step_masks(hidden, steps, output), strict=False):
+    keeps, zones = (step_masks(layer.masks.get(kind), steps, output) for kind in ("hidden", "zoneout"))
+    for tensor, slope, bits, keep, zone in zip(*rows, keeps, zones, strict=False):
         yield tensor
         multiply(slope, grads[: len(bits)], out=slope)
         if keep is not None:
             np.bitwise_and(bits, keep, out=bits)
+        if zone is not None:
+            _part(bits, bits_of(grad_h), zone)
 
 
 def _relu_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
@@ -48,8 +86,16 @@ def _relu_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) ->
     scale = 1.0 if hidden is None else output.new_full((), finite(hidden.scale, output)).item()
     grads, ranges = bits_of(grad_h), steps.ranges
     rows = steps.split(gates), rows_of(numbers_of(gates), ranges), passing(gates, output, ranges)
-    for tensor, numbers, bits in zip(*rows, strict=True):
+    for tensor, numbers, bits, zone in zip(*rows, step_masks(layer.masks.get("zoneout"), steps, output), strict=False):
         yield tensor
         np.bitwise_and(grads[: len(bits)], bits, out=bits)
         if hidden is not None:
             multiply(numbers, scale, out=numbers)
+        if zone is not None:
+            _part(bits, bits_of(grad_h), zone)
+
+
+def _part(bits: np.ndarray, grads: np.ndarray, keep: np.ndarray) -> None:
+    """Leaves in `bits` the gradients of what zoneout kept, in `grads` those of the others."""
+    bits &= keep
+    grads[: len(bits)] &= ~keep
