@@ -134,7 +134,6 @@ ONE = HEADLINE[2]  # of which all that differs from the headline is measured
 SHORT = [
     Case("short", 7, 1, 32, 64),
     Case("short", 1, 32, 128, 128),
-    Case("short", 16, 32, 128, 128),
     Case("short", 10, 4, 16, 16),
     Case("short", 50, 32, 128, 128),
 ]

@@ -73,8 +73,8 @@ def kinds(rows: pd.DataFrame) -> pd.DataFrame:
     found = ratios(rows)
     found = found[(found.contender == BASELINE) & (found.dtype == "fp32") & found.group.isin(["headline", "dropout", "kinds"])]
     found = found[(found["pass"] == "train") | (found.group != "headline")]
-    shapes, dropped = found.case.str.partition(" ")[0], found.case.str.partition(" ")[2].replace("", "hidden")
-    dropped = dropped + ", evaluation" * (found["pass"] == "inference")
+    shapes, dropped = found.case.str.extract(r"^(\S+)")[0], found.case.str.extract(r" (.+)")[0].fillna("hidden")
+    dropped = dropped.where(found["pass"] == "train", dropped + ", " + found["pass"])
     table = found.assign(shape=shapes, dropped=dropped).pivot_table("ratio", "shape", "dropped", sort=False)
     worst = table.max()
     table = with_means(table)

@@ -112,7 +112,7 @@ def test_kinds_are_columns_with_their_mean_and_worst(tmp_path: Path) -> None:
         "hidden": [0.25, 1.0, 0.5, 1.0],
         "zoneout": [1.5, 1.5, 1.5, 1.5],
         "input": [0.7, nan, nan, 0.7],
-        "zoneout, evaluation": [9.0, nan, nan, 9.0],
+        "zoneout, inference": [9.0, nan, nan, 9.0],
     }
     table = analysis.kinds(results.read(tmp_path))
     assert list(table.index) == ["T2-B3-I4-H5", "T2-B3-I4-H6", "geometric mean", "worst"]
