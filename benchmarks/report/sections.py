@@ -109,7 +109,7 @@ def _other_cases(rows: pd.DataFrame) -> Iterator[Section]:
             aim = f" Of {BASELINE} it takes {mean:.3f} (aim: at most {EVALUATION_AIM})." if mean == mean else ""
             yield Section(f"The same cases, {name}", f"Time of rnndrop over the other's.{aim}", _by_case(table))
     table = analysis.kinds(rows)
-    if len(table.columns) > 1:
+    if set(table.columns) - {"hidden"}:
         text = "A training step unless said, time of rnndrop over that of nn.RNN without any dropout, by what is dropped."
         yield Section("Kinds of dropout", text, _by_case(table))
     found = analysis.ratios(rows)
