@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, TypedDict
 
 from .kinds import INSIDE, KINDS, SCOPED
@@ -58,10 +59,10 @@ class Dropouts:
         scope = self.mask_scope
         return (scope if isinstance(scope, str) else scope.get(kind, "step")) == "step"
 
-    @property
-    def inside(self) -> bool:
-        """Whether anything is dropped inside the recurrence."""
-        return any(self.rate(kind) for kind in INSIDE)
+    @cached_property
+    def inside(self) -> tuple[str, ...]:
+        """The kinds that drop inside the recurrence."""
+        return tuple(kind for kind in INSIDE if self.rate(kind))
 
     def any(self, num_layers: int) -> bool:
         """Whether anything is dropped in a module of so many layers."""

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference
+from . import one_step, reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
-from .mask import Mask, by_element, check_seed, scale, share, stream
+from .mask import Mask, by_element, check_seed, factor, scale, share, stream, unpacked
 from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
-from .ops.eager import computes_now
+from .ops.eager import computes_now, in_transform
 from .ops.mask import sequence_mask
 from .steps import Steps
 
@@ -41,6 +41,14 @@ class MaskSource(NamedTuple):
     def outside(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
         """A mask (N, ...) of N = `rows` rows that no recurrence connects."""
         return self._mask(kind, dropouts, "step" if dropouts.per_step(kind) else "repeated", rows, columns)
+
+    def factor(self, kind: str, dropouts: Dropouts, batch: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """A mask inside the recurrence, of a single step, with its scale: (B, columns)."""
+        if self.seed.device.type == "cpu" and self.seed.shape[0] == 1 and computes_now(self.seed) and not in_transform():
+            p = dropouts.rate(kind)
+            return factor(int(self.seed), batch, columns, p, stream(kind, self.layer, self.direction), dtype)
+        keep, scale = unpacked(self.inside(kind, dropouts, batch, columns), columns)
+        return (keep != 0).to(dtype) * scale
 
     def _mask(self, kind: str, dropouts: Dropouts, scope: str, rows: int, columns: int) -> Mask:
         p, where = dropouts.rate(kind), stream(kind, self.layer, self.direction)
@@ -76,13 +84,13 @@ def recurrent_layer(
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
     columns = states[0].shape[1]
-    made = _inside(dropouts, masks, cell, input, columns)
-    if strategy == "reference" and computes_now(input):
-        kept = by_element(made, columns)
-        if steps.count == 1:
-            new = reference.STEP[cell.mode](input.flatten(0, -2), tuple(states), weights, kept, cell.activation)
-            return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
-        return reference.layer(input, states, weights, kept, steps, cell)
+    plain = strategy == "reference" and computes_now(input)
+    if plain and steps.count == 1:
+        new = recurrent_step(input.flatten(0, -2), states, weights, dropouts, masks, cell)
+        return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
+    made = _inside(dropouts, masks, input, columns)
+    if plain:
+        return reference.layer(input, states, weights, by_element(made, columns), steps, cell)
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
 
 
@@ -90,18 +98,30 @@ def recurrent_step(
     x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource | None, cell: Cell
 ) -> Sequence[Tensor]:
     """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each. `masks` as in recurrent_layer."""
-    columns = states[0].shape[1]
-    kept = by_element(_inside(dropouts, masks, cell, x, columns), columns)
-    return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
+    batch, columns = states[0].shape
+    factors: dict[str, Tensor] = {}
+    zoneout = _expectation(x, dropouts.zoneout) if masks is None and dropouts.zoneout else None
+    if masks is not None:
+        dtype = one_step.factor_dtype(x)
+        for kind in dropouts.inside:
+            if kind == "zoneout":
+                zoneout = unpacked(masks.inside(kind, dropouts, batch, columns), columns)
+            else:
+                factors[kind] = masks.factor(kind, dropouts, batch, columns, dtype)
+    return one_step.STEP[cell.mode](x, tuple(states), weights, factors, zoneout, cell.mode)
 
 
-def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, input: Tensor, columns: int) -> dict[str, Mask]:
-    """The masks inside the recurrence of a cell, by kind."""
+def _inside(dropouts: Dropouts, masks: MaskSource | None, input: Tensor, columns: int) -> dict[str, Mask]:
+    """The masks inside the recurrence, by kind."""
     if masks is None:
-        no_rows = input.new_empty((0, columns), dtype=torch.int8)
-        return {"zoneout": Mask(no_rows, share(dropouts.zoneout))} if dropouts.zoneout else {}
+        return {"zoneout": _expectation(input, dropouts.zoneout)} if dropouts.zoneout else {}
     rows = math.prod(input.shape[:-1])
-    return {kind: masks.inside(kind, dropouts, rows, columns) for kind in cell.kinds if dropouts.rate(kind)}
+    return {kind: masks.inside(kind, dropouts, rows, columns) for kind in dropouts.inside}
+
+
+def _expectation(like: Tensor, zoneout: float) -> Mask:
+    """Zoneout in evaluation: a mask without rows."""
+    return Mask(like.new_empty((0, 1), dtype=torch.int8), share(zoneout))
 
 
 def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell) -> str:

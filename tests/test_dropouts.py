@@ -66,7 +66,7 @@ def test_what_is_dropped():
     assert not Dropouts().inside and not Dropouts().any(3)
     for name in RATES:
         dropouts = Dropouts(**{name: 0.5})
-        assert dropouts.inside == (name in OF_CELLS) and dropouts.any(2)
+        assert bool(dropouts.inside) == (name in OF_CELLS) and dropouts.any(2)
         assert dropouts.any(1) == (name != "dropout")
         left = dropouts.in_evaluation()
         assert left == (dropouts if name == "zoneout" else Dropouts())

@@ -147,7 +147,7 @@ LEVELS = [  # a module imports from those above it in this list, and from its ow
     ["mask"],
     ["steps", "dropouts", "checks"],
     ["reference"],
-    ["backends"],
+    ["backends", "one_step"],
     ["dispatch"],
     ["ops"],
     ["layer"],

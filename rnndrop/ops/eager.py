@@ -21,12 +21,17 @@ def computes_now(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
 
 
+def in_transform() -> bool:
+    """Whether torch.func is at work, whose tensors may have no numbers of their own."""
+    return torch._C._are_functorch_transforms_active()
+
+
 class Function(torch.autograd.Function):
     """An autograd.Function called without what PyTorch adds for defaults of arguments, which costs as much as a small step."""
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
+        if in_transform():
             return super().apply(*args)
         args = torch._functorch.utils.unwrap_dead_wrappers(args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import dispatch
 from ..mask import keep_bytes, packed, threshold
 from ..steps import Steps
-from .eager import Function, computes_now
+from .eager import Function, computes_now, in_transform
 
 
 def sequence_mask(
@@ -25,7 +25,7 @@ def sequence_mask(
     arguments = seed, columns, p, stream, form, scope, steps.count, steps.batch, rows, steps.batch_sizes, order
     if not computes_now(seed):
         return _operator(*arguments)
-    return _Function.apply(*arguments) if torch._C._are_functorch_transforms_active() else _draw(*arguments)
+    return _Function.apply(*arguments) if in_transform() else _draw(*arguments)
 
 
 def _draw(
