@@ -44,8 +44,9 @@ def run(session: Session, cases: Sequence[Case], contenders: Sequence[Contender]
 
 
 def weight(case: Case) -> float:
-    """What a case may take of the time, relative to others: more where everyone is timed, for large products and many steps."""
-    return 1 + 2 * (case.who == "everyone") - 0.5 * (case.who == "two") + min(case.flops() / 1e10, 4) + case.T / 400
+    """What a case may take of the time, relative to others: more with more contenders, for large products and many steps."""
+    contenders = {"two": 1 / 3, "most": 1.0, "everyone": 2.0}[case.who]
+    return contenders * (1 + min(case.flops() / 1e10, 4) + case.T / 400)
 
 
 def measure(session: Session, case: Case, contenders: Sequence[Contender], share: float) -> None:
