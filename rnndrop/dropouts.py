@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from .kinds import INSIDE, KINDS, SCOPED
@@ -37,10 +36,12 @@ class Dropouts:
     weight_dropout: float = 0.0
     zoneout: float = 0.0
     mask_scope: MaskScope | Mapping[str, MaskScope] = "step"
+    inside: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the kinds that drop inside the recurrence
 
     def __post_init__(self) -> None:
         for kind in KINDS.values():
             object.__setattr__(self, kind.argument, check_probability(kind.argument, getattr(self, kind.argument)))
+        object.__setattr__(self, "inside", tuple(kind for kind in INSIDE if self.rate(kind)))
         if not isinstance(self.mask_scope, Mapping):
             check_choice("mask_scope", self.mask_scope, MASK_SCOPES)
             return
@@ -59,11 +60,6 @@ class Dropouts:
         scope = self.mask_scope
         return (scope if isinstance(scope, str) else scope.get(kind, "step")) == "step"
 
-    @cached_property
-    def inside(self) -> tuple[str, ...]:
-        """The kinds that drop inside the recurrence."""
-        return tuple(kind for kind in INSIDE if self.rate(kind))
-
     def any(self, num_layers: int) -> bool:
         """Whether anything is dropped in a module of so many layers."""
         return any(self.rate(kind) for kind in KINDS if kind != "between" or num_layers > 1)
@@ -77,7 +73,8 @@ class Dropouts:
 
     def changed(self) -> dict[str, Any]:
         """What is not as by default, for a module's repr."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+        given = [each for each in fields(self) if each.init]
+        return {each.name: value for each in given if (value := getattr(self, each.name)) != each.default}
 
 
 NONE = Dropouts()

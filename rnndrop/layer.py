@@ -157,6 +157,8 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device, batch: int = 1)
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
     seed = check_seed(seed, batch)
     if isinstance(seed, Tensor):
+        if seed.shape == (0,):  # one for each of no sequences, and the weights have a mask nevertheless
+            seed = seed.new_zeros(1)
         return seed if seed.dim() == 1 and seed.device == device else seed.reshape(-1).to(device)
     if not torch.compiler.is_compiling() and not -(2**63) <= seed < 2**63:  # the compiler has 64 bits for an int
         seed = (seed + 2**63) % 2**64 - 2**63

@@ -20,6 +20,7 @@ from ..dropouts import Dropouts, LayerAttributes
 from ..layer import MaskSource, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from ..mask import check_seed
 from ..ops.torch_layers import compacting, torch_layers
+from ..ops.vmap import is_mapping
 from ..steps import Steps, check_order, checked_batch_sizes
 
 Self = TypeVar("Self", bound="RNNBase")
@@ -162,7 +163,7 @@ class RNNBase(LayerAttributes, nn.Module):
         if seed is not None:
             check_seed(seed, batch)
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
-        if not dropouts.any(self.num_layers):
+        if not dropouts.any(self.num_layers) and not is_mapping():
             return self._torch_layers(input, hx, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
@@ -186,9 +187,10 @@ class RNNBase(LayerAttributes, nn.Module):
                 check_order(order, batch)
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
-        strategy = resolved("auto", x, steps, self.hidden_size, self.cell) if dropouts.inside else "torch"
+        inside = dropouts.inside or is_mapping()
+        strategy = resolved("auto", x, steps, self.hidden_size, self.cell) if inside else "torch"
         masks = None
-        if self.training:  # the seed is drawn after all that can be wrong
+        if self.training and dropouts.any(self.num_layers):  # the seed is drawn after all that can be wrong
             seed = seed_tensor(seed, x.device, batch)
             masks = MaskSource(seed, steps, mask_form("auto", x.device), order=order)
             x, layers = self._dropped_before(x, layers, dropouts, masks)

@@ -166,8 +166,7 @@ class RNNCell(StateAttributes, nn.Module):
             input, hx, weights = cast(input), cast(hx), weights.map(cast)
         cell = CELLS[rnn_mode(self.nonlinearity)]
         steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
-        if not input.dtype == hx.dtype == weights.w_hh.dtype or not input.device == hx.device == weights.w_hh.device:
-            check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
+        check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
         check_dtype("rnn_cell", input)
         masks = None
         if self.training:  # the seed is drawn after all that can be wrong

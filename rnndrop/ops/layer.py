@@ -151,6 +151,8 @@ class _Layer(Function):
         input, w_ih, w_hh, *rest = ctx.saved_tensors
         row, flags = [input, w_ih, w_hh, *ctx.biases, *rest], ctx.needs_input_grad[1:given]
         grads = grads[: 1 + len(call.cell.states)]
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
         found: Sequence[Tensor]
         if not computes_now(input):
             found = _backward_operator(*_operands(call, row), list(grads), flags)
