@@ -24,6 +24,7 @@ contenders/     who is measured: EVERYONE
     ours, torch_nn, loops, keras
     products        what cannot be beaten: the bare matrix products
 cases           what is measured: shapes, dtypes, passes, dropouts
+test_speed      the same cases for pytest-benchmark
 
 Nothing imports what stands above it here.
 """
