@@ -20,13 +20,13 @@ def long_description() -> str:
 
 TRITON = "triton>=3.4; platform_system == 'Linux'"  # the oldest that the kernels run on; PyTorch's CUDA wheels bring theirs
 DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
-TIMING = ["pytest>=8", "pytest-benchmark>=4"]
-BENCH = [*DEMO, *TIMING, TRITON, "keras>=3", "pandas>=2", "plotly>=5", "tabulate>=0.9", "typer>=0.12"]
+BENCH = [*DEMO, TRITON, "keras>=3", "pandas>=2", "plotly>=5", "tabulate>=0.9", "typer>=0.12"]
 EXTRAS = {
     "triton": [TRITON],
     "demo": DEMO,
     "test": [
         *BENCH,
+        "pytest>=8",
         *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel
         *["expecttest>=0.2", "hypothesis>=6.100"],
     ],

@@ -34,6 +34,10 @@ class Explanation:
 def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
     """Which strategy ``rnn(input)`` runs for each of its layers and directions, and why.
 
+    It is ``"torch.nn.RNN"``, PyTorch's own layers, in evaluation without zoneout, and in training in which nothing is dropped
+    inside the recurrence: dropout of the input, between layers, of the output and of the weight acts around them. Evaluation
+    with zoneout, which is inside, is the expectation, computed by a strategy of this library.
+
     Args:
         rnn: an ``rnndrop.RNN``, in the mode in which it is to run.
         input: what it is to run on, a tensor (L, H_in), (L, N, H_in) or (N, L, H_in), or a packed sequence.

@@ -93,10 +93,13 @@ def rnn_layer(
     batch_sizes: Sequence[int] | Tensor | None = None,
     **dropouts: Unpack[LayerOptions],
 ) -> tuple[Tensor, Tensor]:
-    r"""One Elman layer in one direction, with dropout inside the recurrence.
+    r"""One Elman layer in one direction in training, with dropout of every kind.
 
     .. math::
-        a_t = W_{ih} x_t + b_{ih} + W_{hh} (r_t \odot h_{t-1}) + b_{hh}, \qquad h_t = m_t \odot f(a_t)
+        \begin{aligned}
+            a_t &= W_{ih} (i_t \odot x_t) + b_{ih} + (w \odot W_{hh}) (r_t \odot h_{t-1}) + b_{hh} \\
+            h_t &= z_t \odot h_{t-1} + (1 - z_t) \odot m_t \odot f(a_t), \qquad y_t = o_t \odot h_t
+        \end{aligned}
 
     Args:
         input: (T, B, I), or the (N, I) data of a packed sequence, with `batch_sizes`.
@@ -104,24 +107,31 @@ def rnn_layer(
         w_ih, w_hh: (H, I) and (H, H).
         b_ih, b_hh: (H) or ``None``.
         nonlinearity: f, ``"tanh"`` or ``"relu"``. Default: ``"tanh"``
-        seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of the input's device.
-        layer, direction: numbers that the masks depend on. Direction 1 runs from the last step to the first.
+        seed: an int or an int64 tensor of one element, or of shape (B), one for each sequence: it has the masks that it would
+            have alone; `weight_dropout` takes the first. ``None`` draws one from the generator of the input's device.
+        layer, direction: numbers that the masks depend on; those of the input on `layer` only. Direction 1 runs from the last
+            step to the first.
         strategy: ``"cpu"``, ``"resident"``, ``"cooperative"`` or ``"stepwise"`` (Triton kernels), ``"reference"`` (the plain
             loop) or ``"auto"``, by device, shape and dtype. Default: ``"auto"``
         batch_sizes: the rows of each step of packed data, never increasing; ints or an int64 tensor.
-        hidden_dropout: probability of an element of h_t to be zeroed, for the output and the next step. Default: 0
+        input_dropout: probability of an element of x_t to be zeroed. Default: 0
+        hidden_dropout: probability of an element of f(a_t) to be zeroed, for the output and the next step. Default: 0
         recurrent_dropout: probability of an element of h_{t-1} to be zeroed where it enters W_hh. Default: 0
-        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all (Gal and Ghahramani
-            2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``"step"``
+        output_dropout: probability of an element of the output to be zeroed, but not of h_n. Default: 0
+        weight_dropout: probability of an element of W_hh to be zeroed, for all steps and sequences. Default: 0
+        zoneout: probability of an element of h_t to stay that of h_{t-1}. Default: 0
+        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all; or a mapping from kind
+            (``"input"``, ``"hidden"``, ``"recurrent"``, ``"output"``) to one of these. Sources: :class:`rnndrop.RNN`.
+            Default: ``"step"``
 
     Returns:
         output, (T, B, H) or (N, H), and h_n, (B, H), of the input's dtype: float32, float64, bfloat16 or float16.
 
     Raises:
         ValueError: a probability outside [0, 1]; an unknown nonlinearity, mask scope or strategy; a strategy asked for by
-            name that cannot run, with the reason.
+            name that cannot run, with the reason; a seed tensor of another shape.
         RuntimeError: shapes, dtypes or devices that do not match.
-        TypeError: a seed that is neither an int nor an int64 tensor.
+        TypeError: a seed that is neither an int nor an int64 tensor; an unknown argument.
     """
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
     dropping = checked_options("rnn_layer()", dropouts, LayerOptions)
