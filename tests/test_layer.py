@@ -6,8 +6,12 @@ from torch.utils.checkpoint import checkpoint
 
 import rnndrop
 from rnndrop import functional
-from rnndrop.layer import seed_tensor
+from rnndrop.dropouts import Dropouts
+from rnndrop.kinds import KINDS
+from rnndrop.layer import MaskSource, seed_tensor
+from rnndrop.steps import Steps
 from tests.helpers import EVERY_KIND, OUTSIDE, assert_binomial
+from tests.stream import scale_of, threshold_of
 
 CPU = torch.device("cpu")
 RATES = dict(hidden_dropout=0.4, recurrent_dropout=0.3)
@@ -157,6 +161,16 @@ def test_layers_directions_and_kinds_of_a_call_have_masks_of_their_own():
     for direction in (0, 1):
         mask = rnndrop.dropout_mask(3, 150, 17, 0.5, layer=1, direction=direction)
         assert torch.equal(dropped[:, direction], mask == 0)
+
+
+def test_the_scale_of_each_mask():
+    """Zoneout has none: it takes the old state or the new one."""
+    source, dropouts = MaskSource(torch.tensor([3]), Steps(2, 3), "bytes"), Dropouts(**EVERY_KIND)
+    for kind in KINDS:
+        make = source.inside if KINDS[kind].inside else source.outside
+        keep, scale = source.of_weight(dropouts, 5, 4) if kind == "weight" else make(kind, dropouts, 6, 4)
+        assert keep.shape == ((5, 4) if kind == "weight" else (6, 4))
+        assert scale == (1.0 if kind == "zoneout" else scale_of(threshold_of(dropouts.rate(kind))))
 
 
 # The seed of a call.

@@ -17,7 +17,9 @@ def computes_now(x: Tensor) -> bool:
         RuntimeError: in ``torch.jit.trace``, which would keep the masks of this call, and cannot record these operators.
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
-        raise RuntimeError("torch.jit.trace cannot record dropout inside a layer: trace in evaluation, or use torch.export")
+        raise RuntimeError(
+            "torch.jit.trace cannot record dropout inside a layer: trace in evaluation without zoneout, or use torch.export"
+        )
     return type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
 
 
