@@ -46,7 +46,7 @@ class Choice:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
-ONE_STEP = Choice("reference", "a single step is a few PyTorch operations")
+ONE_STEP = Choice("one step", "a single step is a few PyTorch operations")
 ON_THE_CPU = Choice("cpu", f"the input is on the CPU: {REASONS['cpu']}")
 
 
@@ -102,7 +102,7 @@ def backend(strategy: str, tf32: bool = False) -> Backend:
     """That of a strategy; `tf32`: its kernels may round. Triton is imported only here."""
     if strategy == "cpu":
         return Cpu()
-    if strategy == "reference":
+    if strategy in ("reference", "one step"):
         return Reference()
     from .backends.triton import Kernels
 

@@ -44,7 +44,8 @@ class MaskSource(NamedTuple):
 
     def factor(self, kind: str, dropouts: Dropouts, batch: int, columns: int, dtype: torch.dtype) -> Tensor:
         """A mask inside the recurrence, of a single step, with its scale: (B, columns)."""
-        if self.seed.device.type == "cpu" and self.seed.shape[0] == 1 and computes_now(self.seed) and not in_transform():
+        plain = self.seed.device.type == "cpu" and self.seed.shape[0] == 1 and self.order is None
+        if plain and computes_now(self.seed):
             p = dropouts.rate(kind)
             return factor(int(self.seed), batch, columns, p, stream(kind, self.layer, self.direction), dtype)
         keep, scale = unpacked(self.inside(kind, dropouts, batch, columns), columns)
@@ -58,7 +59,7 @@ class MaskSource(NamedTuple):
     def of_weight(self, dropouts: Dropouts, rows: int, columns: int) -> Mask:
         """The mask of W_hh (rows, columns), the same for all sequences: with a seed for each, that of the first."""
         p, where = dropouts.weight_dropout, stream("weight", self.layer, self.direction)
-        keep = sequence_mask(self.seed[:1], columns, p, where, self.form, "step", Steps(1, rows), None, rows)
+        keep = sequence_mask(self.seed.narrow(0, 0, 1), columns, p, where, self.form, "step", Steps(1, rows), None, rows)
         return Mask(keep, scale(p))
 
 
@@ -84,12 +85,11 @@ def recurrent_layer(
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
     columns = states[0].shape[1]
-    plain = strategy == "reference" and computes_now(input)
-    if plain and steps.count == 1:
+    if strategy == "one step":
         new = recurrent_step(input.flatten(0, -2), states, weights, dropouts, masks, cell)
         return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
     made = _inside(dropouts, masks, input, columns)
-    if plain:
+    if strategy == "reference" and computes_now(input):
         return reference.layer(input, states, weights, by_element(made, columns), steps, cell)
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
 
@@ -99,6 +99,9 @@ def recurrent_step(
 ) -> Sequence[Tensor]:
     """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each. `masks` as in recurrent_layer."""
     batch, columns = states[0].shape
+    if in_transform():  # which has no batched form of PyTorch's cells
+        kept = by_element(_inside(dropouts, masks, x, columns), columns)
+        return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
     factors: dict[str, Tensor] = {}
     zoneout = _expectation(x, dropouts.zoneout) if masks is None and dropouts.zoneout else None
     if masks is not None:

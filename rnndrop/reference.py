@@ -29,9 +29,9 @@ def dropout(x: Tensor, mask: Mask | None, activation: str = "identity") -> Tenso
 
 def tanh_dropout_gradient(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     """The gradient of x, from y = dropout(tanh(x)), which leads to x where this is to be differentiated itself."""
-    scale = min(mask.scale, torch.finfo(y.dtype).max)  # of one p, 1 - 2**-16, in float16
-    slope = torch.addcmul(y.new_full((), scale), y, y, value=-1 / scale if scale else 0.0)  # scale * (1 - f**2)
-    return (grad_y * slope).masked_fill(mask.keep == 0, 0)
+    wide, scale = y.to(torch.promote_types(y.dtype, torch.float32)), mask.scale
+    slope = torch.addcmul(wide.new_full((), scale), wide, wide, value=-1 / scale if scale else 0.0)  # scale * (1 - f**2)
+    return (grad_y * slope).masked_fill(mask.keep == 0, 0).to(y.dtype)
 
 
 def zone(old: Tensor, new: Tensor, mask: Mask | None) -> Tensor:

@@ -72,7 +72,10 @@ class Steps:
     @cached_property
     def ranges(self) -> list[tuple[int, int]]:
         """The first row of each step and the row after its last."""
-        ranges = [(start + i * size, start + (i + 1) * size) for start, steps, size in self.runs for i in range(steps)]
+        ranges: list[tuple[int, int]] = []
+        for start, steps, size in self.runs:
+            starts = range(start, start + steps * size, size) if size else [start] * steps
+            ranges += zip(starts, [*starts[1:], start + steps * size], strict=True)
         return ranges[::-1] if self.reverse else ranges
 
     def split(self, x: Tensor) -> list[Tensor]:

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 import rnndrop
 from rnndrop import functional
 from rnndrop.layer import seed_tensor
-from tests.helpers import assert_binomial
+from tests.helpers import EVERY_KIND, OUTSIDE, assert_binomial
 
 CPU = torch.device("cpu")
 RATES = dict(hidden_dropout=0.4, recurrent_dropout=0.3)
@@ -22,11 +22,17 @@ def layers():
     """Everything that drops, as a function of a seed."""
     torch.manual_seed(0)
     module = rnn(num_layers=2, dropout=0.2, bidirectional=True)
+    around = rnndrop.RNN(4, 17, 2, dtype=torch.float64, bidirectional=True, **OUTSIDE)
+    every = rnndrop.RNN(4, 17, 2, dtype=torch.float64, **EVERY_KIND)
     between, cell = rnn(num_layers=2, dropout=0.2, hidden_dropout=0, recurrent_dropout=0), rnndrop.RNNCell(4, 17, **RATES)
+    zoned = rnndrop.RNN(4, 17, dtype=torch.float64, zoneout=0.3)
     weights = [p.detach() for p in rnn().parameters()]
     return {
         "RNN": lambda seed=None: module(X, seed=seed)[0],
         "RNN, between layers": lambda seed=None: between(X, seed=seed)[0],
+        "RNN, around the layers": lambda seed=None: around(X, seed=seed)[0],
+        "RNN, everywhere": lambda seed=None: every(X, seed=seed)[0],
+        "RNN, zoneout": lambda seed=None: zoned(X, seed=seed)[0],
         "RNNCell": lambda seed=None: cell.double()(X[0], seed=seed),
         "rnn_layer": lambda seed=None: functional.rnn_layer(X, X.new_ones(3, 17), *weights, seed=seed, **RATES)[0],
         "rnn_layer, reference": lambda seed=None: functional.rnn_layer(
@@ -107,7 +113,11 @@ def test_a_seed_tensor_is_left_alone():
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("options", [dict(), dict(num_layers=2, dropout=0.2, bidirectional=True)], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(num_layers=2, dropout=0.2, bidirectional=True), dict(EVERY_KIND, num_layers=2)],
+    ids=["one", "many", "every"],
+)
 def test_checkpointing(use_reentrant, seed, options):
     """Run again in the backward pass, a layer drops what it dropped in the forward pass."""
     module = rnn(**options)

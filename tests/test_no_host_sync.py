@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rnndrop
+from rnndrop import kinds
 from rnndrop.layer import seed_tensor
 from rnndrop.steps import Steps
 from tests.stand_ins import CUDA, fake_module
@@ -53,7 +54,10 @@ def test_the_range_of_seeds(seed, same):
     assert seed_tensor(seed, torch.device("cpu")).tolist() == [same]
 
 
-@pytest.mark.parametrize("kind", ["hidden_dropout", "recurrent_dropout", "dropout"])
+KINDS = [kind.argument for kind in kinds.KINDS.values()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_call_on_fake_tensors(fake_cuda, kind):
     module = fake_module(rnndrop.RNN, 4, 8, 2, bidirectional=True, **{kind: 0.5})
     with Operators() as ran:
@@ -62,7 +66,7 @@ def test_a_call_on_fake_tensors(fake_cuda, kind):
 
 
 @pytest.mark.parametrize("enforce_sorted", [True, False])
-@pytest.mark.parametrize("kind", ["hidden_dropout", "recurrent_dropout", "dropout"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_packed_call_and_its_backward(cuda, kind, enforce_sorted):
     """They read the sizes of the batch alone, which are on the CPU, and make no tensor of a list, which would be copied."""
     module = rnndrop.RNN(4, 8, 2, bidirectional=True, device=cuda, **{kind: 0.5})

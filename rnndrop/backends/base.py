@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -40,6 +40,16 @@ class Layer(NamedTuple):
         """The output as (N, H)."""
         return self.output.reshape(-1, self.output.shape[-1])
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Layer:
+        """The function applied to each tensor but the masks."""
+        return self._replace(
+            input=function(self.input),
+            states=[function(state) for state in self.states],
+            weights=self.weights.map(function),
+            output=function(self.output),
+            saved=[function(x) for x in self.saved],
+        )
+
 
 class Needs(NamedTuple):
     """Which gradients are asked for; `bias` of both."""
@@ -58,6 +68,10 @@ class Gradients(NamedTuple):
     w_hh: Tensor | None
     bias: Tensor | None
     states: list[Tensor]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Gradients:
+        input, w_ih, w_hh, bias = (None if gradient is None else function(gradient) for gradient in self[:4])
+        return Gradients(input, w_ih, w_hh, bias, [function(state) for state in self.states])
 
 
 class Backend(ABC):
@@ -90,8 +104,8 @@ class GateBackend(Backend):
         """The gradients of the gates' pre-activations (N, G*H) and of the states at the beginning (B, H)."""
 
     @abstractmethod
-    def dropped_before(self, layer: Layer, mask: Mask) -> Tensor:
-        """What entered W_hh at each row, (N, H): the state before it, 0 where the mask drops, without the mask's scale."""
+    def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
+        """The gradient of W_hh from that of the gates (N, G*H) where the mask drops what enters it, without its scale."""
 
     def backward(
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
@@ -109,14 +123,19 @@ class GateBackend(Backend):
         )
 
     def _grad_w_hh(self, layer: Layer, gates: Tensor) -> Tensor:
-        steps, recurrent = layer.steps, layer.masks.get("recurrent")
+        recurrent = layer.masks.get("recurrent")
         if recurrent is not None:
-            return (gates.t() @ self.dropped_before(layer, recurrent)).mul_(recurrent.scale)
-        output, initial, batch = layer.rows, layer.states[0], steps.batch
-        if len(steps.runs) > 1:
-            return gates.t() @ steps.before(output, initial)
-        # No copy of the states: the last row of each sequence enters nothing, and `initial` enters the first.
-        later, earlier, first = gates[batch:], output[: steps.rows - batch], gates[:batch]
-        if steps.reverse:
-            later, earlier, first = gates[: steps.rows - batch], output[batch:], gates[steps.rows - batch :]
+            return self.dropped_grad_w_hh(layer, gates, recurrent).mul_(recurrent.scale)
+        if len(layer.steps.runs) > 1:
+            return gates.t() @ layer.steps.before(layer.rows, layer.states[0])
+        (later, earlier), (first, initial) = ((gates[rows], entered) for rows, entered in entering(layer))
         return (later.t() @ earlier).addmm_(first.t(), initial)
+
+
+def entering(layer: Layer) -> list[tuple[slice, Tensor]]:
+    """The rows of a padded batch, and the states that entered W_hh there, without a copy of them."""
+    steps, output = layer.steps, layer.rows
+    batch, inner = steps.batch, steps.rows - steps.batch  # the last row of each sequence enters nothing
+    if steps.reverse:
+        return [(slice(inner), output[batch:]), (slice(inner, None), layer.states[0])]
+    return [(slice(batch, None), output[:inner]), (slice(batch), layer.states[0])]

@@ -57,10 +57,10 @@ class Kernels(GateBackend):
         )
         return gates.view(layer.rows.shape), [grad_h_0]
 
-    def dropped_before(self, layer: Layer, mask: Mask) -> Tensor:
+    def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
         before, steps = layer.steps.before(layer.rows, layer.states[0]), layer.steps
         keep = mask.keep if len(steps.runs) == 1 or mask.keep.shape[0] == steps.rows else steps.repeated(mask.keep)
-        return apply_mask.apply_mask(before, MaskBits(keep, 1.0), out=before)
+        return gates.t() @ apply_mask.apply_mask(before, MaskBits(keep, 1.0), out=before)
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
         return apply_mask.apply_mask(x, MaskBits(mask.keep, mask.scale))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnndrop import functional
 from tests import oracle
@@ -111,6 +111,19 @@ def test_packed_is_padded(case, enforce_sorted):
     x, hx = inputs_of(both)
     output, h_n = both(pack_padded_sequence(x, [5, 5, 5], enforce_sorted=enforce_sorted), hx, seed=SEED)
     assert_equal((pad_packed_sequence(output)[0], h_n), both(x, hx, seed=SEED))
+
+
+@each_case
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("seed", [SEED, torch.tensor([3, 4, 5])], ids=["one", "each"])
+def test_packed_in_any_order_is_padded(case, steps, seed):
+    """Sequences of one length, which packing may put in any order; of one step too."""
+    rnn = make_rnn(num_layers=2, bidirectional=True, **CASES[case])
+    x, hx = inputs_of(rnn, steps=steps)
+    order = torch.tensor([2, 0, 1])
+    packed = PackedSequence(x[:, order].flatten(0, 1), torch.tensor([3] * steps), order, order.argsort())
+    output, h_n = rnn(packed, hx, seed=seed)
+    assert_near((pad_packed_sequence(output)[0], h_n), rnn(x, hx, seed=seed))
 
 
 @each_case

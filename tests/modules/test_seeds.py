@@ -268,14 +268,20 @@ def test_vmap_of_a_cell():
     cell = rnndrop.RNNCell(INPUTS, COLUMNS, dtype=torch.float64, **STATES)
     x, seeds = torch.randn(BATCH, INPUTS, dtype=torch.float64), torch.tensor([[4, 5, 6], SEEDS])
     assert_near(vmap(lambda seed: cell(x, seed=seed))(seeds), torch.stack([cell(x, seed=seed) for seed in seeds]))
+    xs, h = torch.stack([x, 2 * x]), torch.randn(BATCH, COLUMNS, dtype=torch.float64)
+    for training in (True, False):
+        cell.train(training)
+        expected = torch.stack([cell(one, h, seed=7) for one in xs])
+        assert_near(vmap(lambda x: cell(x, h, seed=7))(xs), expected)
 
 
 @pytest.mark.parametrize("case", [*EACH, "none"])
 @pytest.mark.parametrize("training", [True, False])
-def test_vmap_over_inputs_states_and_parameters(case, training):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_vmap_over_inputs_states_and_parameters(case, training, steps):
     """nn.RNN itself refuses it."""
     rnn = make_rnn(num_layers=2, bidirectional=True, **EACH.get(case, {})).train(training)
-    x, hx = inputs_of(rnn)
+    x, hx = inputs_of(rnn, steps=steps)
     parameters = {name: p.detach() for name, p in rnn.named_parameters()}
     run = lambda x, hx, p: functional_call(rnn, p, (x, hx), dict(seed=7))  # noqa: E731
     for dims in ((0, None, None), (None, 0, None), (None, None, 0)):

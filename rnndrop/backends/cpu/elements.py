@@ -15,65 +15,59 @@ from ...steps import Steps
 
 CHUNK = 1 << 16  # elements widened or differentiated at a time: they stay in the L2 cache
 INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-NUMPY = (torch.float32, torch.float64)  # NumPy has no bfloat16, and computes float16 slowly
+WIDE = (torch.float32, torch.float64)  # what is computed in; NumPy has no bfloat16, and computes float16 slowly
 
+Array = np.ndarray
 Range = tuple[int, int]  # a first row, and the row after the last
+ACTIVATIONS: dict[str, Callable[[Array, Array], Any]] = {  # f of the first, into the second
+    "tanh": np.tanh,
+    "relu": lambda x, y: np.maximum(x, 0, out=y),
+}
 
 
-def numbers_of(x: Tensor) -> Any:
-    """The elements as NumPy sees them, where it is the faster of the two."""
-    return x.numpy() if x.dtype in NUMPY else x
-
-
-def bits_of(x: Tensor) -> np.ndarray:
+def bits_of(x: Tensor) -> Array:
     """The elements as integers of their width."""
     return x.view(INTEGER[x.element_size()]).numpy()
 
 
-def rows_of(x: Any, ranges: list[Range]) -> list[Any]:
-    return [x[start:stop] for start, stop in ranges]
+def rows_of(x: Array, ranges: list[Range], first: int = 0) -> list[Array]:
+    """The rows of neighbouring ranges, of x (n, H), whose first row is `first`."""
+    (start, stop), (other, end) = ranges[0], ranges[-1]
+    if stop - start != end - other:
+        return [x[start - first : stop - first] for start, stop in ranges]
+    # Sizes never increase in time: all are equal, and NumPy takes them apart at once.
+    rows = list(x[min(start, other) - first : max(stop, end) - first].reshape(len(ranges), stop - start, *x.shape[1:]))
+    return rows[::-1] if start > other else rows
 
 
-def states_before(states: Any, initial: Any, ranges: list[Range]) -> Iterator[tuple[Any, Any]]:
+def rows_of_steps(x: Tensor, steps: Steps) -> list[Array]:
+    """The rows of each step of x (N, H) or (T, B, H), of any strides."""
+    array = x.resolve_neg().numpy()
+    if array.ndim == 2:
+        return rows_of(array, steps.ranges)
+    return list(array[::-1] if steps.reverse else array)
+
+
+def states_before(states: Array, initial: Array, ranges: list[Range]) -> Iterator[tuple[Array, Array]]:
     """The rows of each step and of that before it; `initial` (B, H) is before a sequence's first."""
-    join, before = np.concatenate if isinstance(initial, np.ndarray) else torch.cat, initial[:0]
+    before = initial[:0]
     for now in rows_of(states, ranges):
         if len(now) > len(before):
-            before = join([before, initial[len(before) : len(now)]])
+            before = np.concatenate([before, initial[len(before) : len(now)]])
         yield now, before[: len(now)]
         before = now
 
 
-def multiplier(like: Tensor) -> Callable[..., Any]:
-    return np.multiply if like.dtype in NUMPY else torch.multiply
-
-
-def activation_of(name: str, like: Tensor) -> Callable[[Any, Any], Any]:
-    """f of the first argument, into the second, which is the same."""
-    if name == "identity":
-        return lambda x, y: x
-    if like.dtype in NUMPY:
-        return np.tanh if name == "tanh" else lambda x, y: np.maximum(x, 0, out=y)
-    in_place = torch.tanh_ if name == "tanh" else torch.relu_
-    return lambda x, y: in_place(y)
-
-
-def finite(scale: float, like: Tensor) -> float:
-    """The scale, or the largest number of the dtype: for one p, 1 - 2**-16, it is no float16."""
-    return min(scale, torch.finfo(like.dtype).max)
-
-
-def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) -> Iterator[Any]:
+def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) -> Iterator[Array]:
     """The rows of each range of `gates`, filled with scale * tanh'(a), computed from the output where it was kept."""
-    rows, scale = numbers_of(gates), finite(scale, output)
-    kept = output.new_full((), scale)
+    rows, kept = gates.numpy(), output.new_full((), scale)
     for first, last, chunk in _chunks(ranges, output.shape[1]):
         y, slope = output[first:last], gates[first:last]
         torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2
         yield from rows_of(rows, chunk)
 
 
-def passing(gates: Tensor, output: Tensor, ranges: list[Range]) -> Iterator[np.ndarray]:
+def passing(gates: Tensor, output: Tensor, ranges: list[Range]) -> Iterator[Array]:
     """The bits of each range of `gates`: all set where relu lets a gradient pass, none where its output is 0."""
     integers = gates.view(INTEGER[gates.element_size()])
     bits = integers.numpy()
@@ -92,11 +86,23 @@ def step_masks(mask: Mask | None, steps: Steps, like: Tensor) -> Iterator[Any]:
     return iter([wide[: stop - start] for start, stop in steps.ranges])
 
 
-def widened(keep: Tensor, ranges: list[Range], size: int) -> Iterator[np.ndarray]:
+def widened(keep: Tensor, ranges: list[Range], size: int) -> Iterator[Array]:
     """The mask of each range, `size` bytes an element."""
     for first, last, chunk in _chunks(ranges, keep.shape[1]):
         wide = keep[first:last].to(INTEGER[size]).numpy()
-        yield from [wide[start - first : stop - first] for start, stop in chunk]
+        yield from rows_of(wide, chunk, first)
+
+
+def dropped(x: Tensor, keep: Tensor) -> Tensor:
+    """A copy of x (n, H), 0 where the mask drops."""
+    integer = INTEGER[x.element_size()]
+    return keep.to(integer).bitwise_and_(x.contiguous().view(integer)).view(x.dtype)
+
+
+def row_ranges(x: Tensor, elements: int = CHUNK, least: int = 1) -> list[Range]:
+    """The rows of x (N, H), of about so many elements at a time, but at least so many rows."""
+    rows = max(least, elements // max(1, x.shape[1]))
+    return [(start, min(start + rows, x.shape[0])) for start in range(0, x.shape[0], rows)]
 
 
 def _chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Range]]]:
@@ -104,4 +110,4 @@ def _chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Ra
     most = max(1, CHUNK // max(1, width * max((stop - start for start, stop in ranges), default=0)))
     for i in range(0, len(ranges), most):
         chunk = ranges[i : i + most]
-        yield min(chunk)[0], max(chunk)[1], chunk
+        yield min(chunk[0], chunk[-1])[0], max(chunk[0], chunk[-1])[1], chunk

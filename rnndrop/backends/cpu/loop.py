@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from types import ModuleType
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor
 from ...cell import Cell, Weights
 from ...mask import Mask
 from ...steps import Steps
-from ..base import GateBackend, Layer, Masks, Result
+from ..base import GateBackend, Gradients, Layer, Masks, Needs, Result, entering
 from . import pointwise, rnn
-from .elements import bits_of, rows_of, step_masks
+from .elements import WIDE, Array, bits_of, dropped, row_ranges, rows_of_steps, step_masks
 
 CELLS: dict[str, ModuleType] = {"RNN_TANH": rnn, "RNN_RELU": rnn}
 
@@ -23,87 +24,137 @@ class Cpu(GateBackend):
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
-        h_0, w_hh, ranges = states[0].resolve_neg(), weights.w_hh, steps.ranges
-        hidden, recurrent, zoneout = masks.get("hidden"), masks.get("recurrent"), masks.get("zoneout")
-        result = input.new_empty(*input.shape[:-1], w_hh.shape[1])  # which PyTorch may not take for a view of something else
-        output = result.view(-1, w_hh.shape[1])
-        _project(input, weights, out=output)
-        from_h_0 = _scaled(w_hh.t(), recurrent)
-        unscaled = hidden if zoneout is None else None  # with zoneout, new states and old have the scale
-        from_h = _scaled(from_h_0, unscaled)
-        drop = _dropper(h_0, recurrent)
-        h_n, h_0_bits, first = h_0.new_empty(h_0.shape), bits_of(h_0), ranges[0][1] - ranges[0][0]
-        h, h_bits, weight = h_0[:first], h_0_bits[:first], from_h_0
-        cell_steps = CELLS[cell.mode].forward(output, h_0, masks, steps, cell)
-        for (gates, bits), r in zip(cell_steps, step_masks(recurrent, steps, output), strict=False):
-            if len(bits) != len(h_bits):  # some sequences ended, or some begin, from h_0
-                carried = min(len(bits), len(h_bits))
-                h_n[carried : len(h_bits)] = h[carried:]
-                begin = slice(carried, len(bits))
-                gates[begin].addmm_(drop(h_0[begin], h_0_bits[begin], r, carried), from_h_0)
-                gates[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), weight)
-            else:
-                gates.addmm_(drop(h, h_bits, r), weight)
-            h, h_bits, weight = gates, bits, from_h
-        h_n[: len(h_bits)] = h
-        if unscaled is not None:
-            output *= unscaled.scale
-            h_n *= unscaled.scale
-        return Result(result, [h_n], [])
+        # A tensor of its own, which PyTorch may not take for a view of something else.
+        result = input.new_empty(*input.shape[:-1], weights.w_hh.shape[1])
+        output = result.view(-1, result.shape[-1])
+        if input.dtype in WIDE:
+            return Result(result, _forward(input, states, weights, masks, steps, cell, output), [])
+        wide = input.float(), [state.float() for state in states], weights.map(Tensor.float)
+        last = _forward(*wide, masks, steps, cell, torch.empty_like(output, dtype=torch.float32), rounded=output)
+        return Result(result, [state.to(input.dtype) for state in last], [])
+
+    def backward(
+        self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
+    ) -> Gradients:
+        dtype = layer.input.dtype
+        if dtype in WIDE:
+            return super().backward(layer, grad_output, grad_states, needs)
+        grads = [None if grad is None else grad.float() for grad in (grad_output, *grad_states)]
+        found = super().backward(layer.map(Tensor.float), grads[0], grads[1:], needs)
+        return found.map(lambda gradient: gradient.to(dtype))
 
     def gate_gradients(
         self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
-        output, h_0, steps = layer.rows, layer.states[0], layer.steps.backwards()
-        recurrent, zoneout, grad_h_n = layer.masks.get("recurrent"), layer.masks.get("zoneout"), grad_states[0]
-        weight, drop = _scaled(layer.weights.w_hh, recurrent), _dropper(h_0, recurrent)
-        gates, grad_h_0, grad_h = torch.empty_like(output), h_0.new_empty(h_0.shape), h_0.new_empty(h_0.shape)
-        cell_steps = CELLS[layer.cell.mode].backward(gates, grad_h, layer, steps)
+        h_0, steps, cell = layer.states[0], layer.steps.backwards(), CELLS[layer.cell.mode]
+        recurrent, zoneout = layer.masks.get("recurrent"), layer.masks.get("zoneout")
+        weight = _scaled(layer.weights.w_hh, recurrent)
+        gates, grad_h_0, grad_h, product = torch.empty_like(layer.rows), *(h_0.new_empty(h_0.shape) for _ in range(3))
+        of_h_0, of_h, to_earlier, to_earlier_bits = grad_h_0.numpy(), grad_h.numpy(), product.numpy(), bits_of(product)
+        of_h_n = None if grad_states[0] is None else grad_states[0].resolve_neg().numpy()
 
-        def to_earlier(later: Tensor, r: np.ndarray | None, first: int = 0) -> Tensor:
-            product = later @ weight
-            earlier = drop(product, bits_of(product), r, first)
-            return earlier if zoneout is None else earlier + grad_h[first : first + len(later)]
+        def go_back(later: Tensor, size: int, r: Array | None) -> None:
+            """From the gates of a step to the states before it, `to_earlier`."""
+            to_earlier[:size] = 0  # added to, a product takes less time than into nothing
+            (product if size == len(to_earlier) else product[:size]).addmm_(later, weight)
+            if r is not None:
+                np.bitwise_and(to_earlier_bits[:size], r, to_earlier_bits[:size])
+            if zoneout is not None:
+                to_earlier[:size] += of_h[:size]
 
-        later, later_size, later_r = gates[:0], 0, None
-        total, size = grad_h[:0], 0
-        keeps = step_masks(recurrent, steps, output)
-        for a, g, r in zip(cell_steps, steps.split(grad_output), keeps, strict=False):
-            if size != len(a):
-                size = len(a)
-                total = grad_h[:size]
-            if size == later_size and recurrent is None and zoneout is None:
-                torch.addmm(g, later, weight, out=total)
-            else:
-                if size < later_size:  # these sequences began in the step after this
-                    grad_h_0[size:later_size] = to_earlier(later[size:], later_r, size)
+        later, later_size, later_r, grad_rows = gates[:0], 0, None, grad_h[:0]
+        cell_steps, grads = cell.backward(gates, grad_h, layer, steps), rows_of_steps(grad_output, steps)
+        for a, g, r in zip(cell_steps, grads, step_masks(recurrent, steps, gates), strict=False):
+            size = len(g)
+            if size != later_size:
+                go_back(later, later_size, later_r)
+                of_h_0[size:later_size] = to_earlier[size:later_size]  # these sequences began in the step after this
                 carried = min(size, later_size)
-                if carried:
-                    torch.add(g[:carried], to_earlier(later[:carried], later_r), out=total[:carried])
-                total[carried:] = g[carried:]  # these end here
-                if grad_h_n is not None:
-                    total[carried:] += grad_h_n[carried:size]
+                np.add(g[:carried], to_earlier[:carried], of_h[:carried])
+                of_h[carried:size] = g[carried:]  # these end here
+                if of_h_n is not None:
+                    of_h[carried:size] += of_h_n[carried:size]
+                grad_rows = grad_h[:size]
+            elif recurrent is not None:
+                go_back(later, size, later_r)
+                np.add(g, to_earlier[:size], of_h[:size])
+            else:
+                if zoneout is None:
+                    of_h[:size] = g
+                else:
+                    of_h[:size] += g
+                grad_rows.addmm_(later, weight)
             later, later_size, later_r = a, size, r
-        grad_h_0[:later_size] = to_earlier(later, later_r)
+        go_back(later, later_size, later_r)
+        of_h_0[:later_size] = to_earlier[:later_size]
         return gates, [grad_h_0]
 
-    def dropped_before(self, layer: Layer, mask: Mask) -> Tensor:
-        before = layer.steps.before(layer.rows, layer.states[0])
-        rows = rows_of(bits_of(before), layer.steps.ranges), step_masks(mask, layer.steps, before)
-        for bits, keep in zip(*rows, strict=False):
-            np.bitwise_and(bits, keep, out=bits)
-        return before
+    def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
+        steps, keep = layer.steps, mask.keep
+        if keep.shape[0] != steps.rows:
+            keep = steps.repeated(keep)
+        if len(steps.runs) > 1:
+            parts = [(slice(None), steps.before(layer.rows, layer.states[0]))]
+        else:
+            parts = entering(layer)
+        result = torch.zeros_like(layer.weights.w_hh, memory_format=torch.contiguous_format)
+        # Some rows at a time, since memory for all of them would be new, and its pages cost more than they hold.
+        for rows, entered in parts:
+            for start, stop in row_ranges(entered, least=512):
+                result.addmm_(gates[rows][start:stop].t(), dropped(entered[start:stop], keep[rows][start:stop]))
+        return result
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
-        return pointwise.forward(x, mask, "identity")
+        return pointwise.dropout(x, mask)
 
     def tanh_dropout(self, x: Tensor, mask: Mask) -> Tensor:
         """dropout(tanh(x)) of x (N, H)."""
-        return pointwise.forward(x, mask, "tanh")
+        return pointwise.tanh_dropout(x, mask)
 
     def tanh_dropout_backward(self, grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
         """The gradient of x, from y = dropout(tanh(x))."""
         return pointwise.tanh_backward(grad_y, y, mask)
+
+
+def _forward(
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Weights,
+    masks: Masks,
+    steps: Steps,
+    cell: Cell,
+    output: Tensor,
+    rounded: Tensor | None = None,
+) -> list[Tensor]:
+    """The states at the end, (B, H), after all of them have been written to `output` (N, H); with `rounded`, which is of a
+    shorter dtype, what goes on from each step is what was written there."""
+    hidden, recurrent, h_0 = masks.get("hidden"), masks.get("recurrent"), states[0].resolve_neg().contiguous()
+    _project(input, weights, out=output)
+    # The hidden mask's scale is folded into the weight, unless a step itself needs what it makes as it is.
+    now, later = (None, hidden) if "zoneout" not in masks and rounded is None else (hidden, None)
+    from_h_0 = _scaled(weights.w_hh.t(), recurrent)
+    from_h = _scaled(from_h_0, later)
+    drop = _dropper(h_0, recurrent)
+    h_0_bits, first = bits_of(h_0), steps.runs[-1 if steps.reverse else 0].size
+    h, h_bits, weight, narrow = h_0[:first], h_0_bits[:first], from_h_0, None
+    cell_steps = CELLS[cell.mode].forward(output, h_0, masks, steps, cell, 1.0 if now is None else now.scale)
+    narrows = repeat(None) if rounded is None else steps.split(rounded)
+    for (gates, bits), r, next_narrow in zip(cell_steps, step_masks(recurrent, steps, output), narrows, strict=False):
+        if narrow is not None:
+            h.copy_(narrow.copy_(h))
+        if len(bits) == len(h_bits):
+            gates.addmm_(drop(h, h_bits, r), weight)
+        else:  # some sequences ended, or some begin, from h_0
+            carried = min(len(bits), len(h_bits))
+            gates[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), weight)
+            begin = slice(carried, len(bits))
+            gates[begin].addmm_(drop(h_0[begin], h_0_bits[begin], r, carried), from_h_0)
+        h, h_bits, weight, narrow = gates, bits, from_h, next_narrow
+    if narrow is not None:
+        narrow.copy_(h)
+    if later is not None:
+        output *= later.scale
+    return [steps.last(output)]
 
 
 def _project(input: Tensor, weights: Weights, out: Tensor) -> None:
@@ -119,14 +170,14 @@ def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Tensor]:
     """A function that zeroes what the mask of a step drops of some rows, in a buffer of its own."""
     if mask is None:
         return lambda x, bits, keep, first=0: x
-    buffer = torch.empty_like(like, memory_format=torch.contiguous_format)
+    buffer = torch.empty_like(like)
     buffer_bits = bits_of(buffer)
 
-    def drop(x: Tensor, bits: np.ndarray, keep: np.ndarray, first: int = 0) -> Tensor:
+    def drop(x: Tensor, bits: Array, keep: Array, first: int = 0) -> Tensor:
         """`bits` are those of x; `first` is the mask's row of its first."""
-        if len(bits):
-            np.bitwise_and(bits, keep[first : first + len(bits)], out=buffer_bits[: len(bits)])
-        return buffer[: len(bits)]
+        size = len(bits)
+        np.bitwise_and(bits, keep[first : first + size], buffer_bits[:size])
+        return buffer if size == len(buffer_bits) else buffer[:size]
 
     return drop
 
