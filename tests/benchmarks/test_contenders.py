@@ -10,6 +10,7 @@ import torch
 import benchmarks
 from benchmarks.contenders import BY_NAME, EVERYONE
 from benchmarks.contenders.base import BASELINE, CELLS, LIMIT, OURS, source
+from benchmarks.contenders.loops import Dropout
 from tests.benchmarks.helpers import NN_RNN, TINY
 
 LAYERS = ["cases", "contenders", "measure", "report", "__main__"]  # each imports only from those before it
@@ -77,3 +78,12 @@ def test_dropout_between_layers(name: str) -> None:
     x, other = torch.randn(2, case.T, case.B, case.I)
     assert torch.equal(model.train()(x), model(other))
     assert not torch.equal(model.eval()(x), model(other))
+
+
+def test_dropout_of_all_steps_has_fresh_masks_or_one() -> None:
+    x = torch.ones(6, 4, 8)
+    for one_mask in (True, False):
+        y = Dropout(0.5, one_mask)(x)
+        assert set(y.unique().tolist()) == {0.0, 2.0} and torch.equal(y, y[:1].expand_as(y)) == one_mask
+        assert not torch.equal(y[:, 0], y[:, 1])
+        assert torch.equal(Dropout(0.5, one_mask).eval()(x), x)
