@@ -22,8 +22,8 @@ from torch import Tensor
 
 from . import launch
 from .cell import cell_backward, cell_forward
-from .launch import Masks, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
-from .mask_bits import drop_from_tile, tile_words
+from .launch import Masks, bits_and_scale, bits_and_share, cropped, dense, inverse, is_per_step, on_device, padded
+from .mask_bits import drop_from_tile, tile_kept, tile_words
 from .plan import plan_resident
 from .product import multiply, precision
 from .tile_layout import from_result, load_right, tile_columns, tile_rows, to_left, to_result
@@ -54,6 +54,7 @@ def forward_kernel(
     w_hh_ptr,  # (WIDTH, WIDTH)
     hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
+    zoneout_ptr,  # (T*B, ceil(H/32)) int32, or None
     output_ptr,  # (T, B, WIDTH)
     T,
     B,
@@ -61,6 +62,7 @@ def forward_kernel(
     input_row,
     hidden_scale,
     recurrent_scale,
+    share,  # of the old state in the expectation of zoneout, or None
     CELL: tl.constexpr,
     HIDDEN_PER_STEP: tl.constexpr,
     RECURRENT_PER_STEP: tl.constexpr,
@@ -74,7 +76,7 @@ def forward_kernel(
 ):
     WORDS: tl.constexpr = (H + 31) // 32
     DTYPE: tl.constexpr = output_ptr.dtype.element_ty
-    REAL: tl.constexpr = H if hidden_ptr is None else WIDTH  # a mask has no bits past H
+    REAL: tl.constexpr = H if hidden_ptr is None and zoneout_ptr is None else WIDTH  # these have no bits past H
     first, direction = (T - 1, -1) if REVERSE else (0, 1)
     row, column = tile_rows(), tile_columns(REPEATS, WARPS)
     mine = (row < B) & (column < WIDTH)
@@ -96,11 +98,14 @@ def forward_kernel(
         word = tile_words(start * B + row if RECURRENT_PER_STEP else row, H, REPEATS, WARPS)
         recurrent = tl.load(recurrent_ptr + word, mask=real, other=0)
     word = tile_words(start * B + row, H, REPEATS, WARPS)
+    if zoneout_ptr is not None:
+        zoneout = tl.load(zoneout_ptr + word, mask=real, other=0)
 
     for step in range(T):
+        entering = h
         if recurrent_ptr is not None:
-            h = drop_from_tile(h.to(tl.float32) * recurrent_scale, recurrent).to(DTYPE)
-        gates = from_result(multiply(to_left(h), w, to_result(x.to(tl.float32)), PRECISION), REPEATS)
+            entering = drop_from_tile(h.to(tl.float32) * recurrent_scale, recurrent).to(DTYPE)
+        gates = from_result(multiply(to_left(entering), w, to_result(x.to(tl.float32)), PRECISION), REPEATS)
         ahead = row < tl.where(step + 1 < T, B, 0)
         input_projection_ptr += input_step * direction
         x = load_tile(input_projection_ptr, ahead, WIDTH, REPEATS, WARPS)
@@ -112,10 +117,16 @@ def forward_kernel(
             hidden = tl.load(hidden_ptr + word, mask=ahead, other=0)
         if RECURRENT_PER_STEP:
             recurrent = tl.load(recurrent_ptr + word, mask=ahead, other=0)
-        h = cell_forward(gates, CELL, DTYPE, TANH)
+        made = cell_forward(gates, CELL, DTYPE, TANH)
         if hidden_ptr is not None:
-            h = h * hidden_scale
-        h = h.to(DTYPE)
+            made = made * hidden_scale
+        if share is not None:
+            made = share * h.to(tl.float32) + (1 - share) * made
+        made = made.to(DTYPE)
+        if zoneout_ptr is not None:
+            made = tl.where(tile_kept(zoneout), made, h)
+            zoneout = tl.load(zoneout_ptr + word, mask=ahead, other=0)
+        h = made
         tl.store(output_ptr, h, mask=mine)
         output_ptr += output_step
 
@@ -128,6 +139,7 @@ def backward_kernel(
     w_hh_ptr,  # (WIDTH, WIDTH)
     hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
+    zoneout_ptr,  # (T*B, ceil(H/32)) int32, or None
     grad_gates_ptr,  # (T, B, WIDTH)
     grad_h_0_ptr,  # (B, WIDTH)
     T,
@@ -150,7 +162,7 @@ def backward_kernel(
     """From the step that forward took last to its first. The mask says what was dropped, never the output's value."""
     WORDS: tl.constexpr = (H + 31) // 32
     DTYPE: tl.constexpr = grad_gates_ptr.dtype.element_ty
-    REAL: tl.constexpr = H if hidden_ptr is None else WIDTH  # a mask has no bits past H
+    REAL: tl.constexpr = H if hidden_ptr is None and zoneout_ptr is None else WIDTH  # these have no bits past H
     first, direction = (0, 1) if REVERSE else (T - 1, -1)
     row, column = tile_rows(), tile_columns(REPEATS, WARPS)
     mine = (row < B) & (column < WIDTH)
@@ -174,6 +186,8 @@ def backward_kernel(
         word = tile_words(start * B + row if RECURRENT_PER_STEP else row, H, REPEATS, WARPS)
         recurrent = tl.load(recurrent_ptr + word, mask=real, other=0)
     word = tile_words(start * B + row, H, REPEATS, WARPS)
+    if zoneout_ptr is not None:
+        zoneout = tl.load(zoneout_ptr + word, mask=real, other=0)
 
     for step in range(T):
         ahead = row < tl.where(step + 1 < T, B, 0)
@@ -186,15 +200,20 @@ def backward_kernel(
         word += mask_step
         if HIDDEN_PER_STEP:
             hidden = tl.load(hidden_ptr + word, mask=ahead, other=0)
+        carried = g.to(tl.float32)
+        if zoneout_ptr is not None:
+            carried += tl.where(tile_kept(zoneout), 0.0, dh)
+            grad_gates = drop_from_tile(grad_gates, zoneout)
+            zoneout = tl.load(zoneout_ptr + word, mask=ahead, other=0)
         grad_gates = grad_gates.to(DTYPE)
         tl.store(grad_gates_ptr + at, grad_gates, mask=mine)
         at += output_step
         if recurrent_ptr is None:
-            dh = from_result(multiply(to_left(grad_gates), w, to_result(g.to(tl.float32)), PRECISION), REPEATS)
+            dh = from_result(multiply(to_left(grad_gates), w, to_result(carried), PRECISION), REPEATS)
         else:
             nothing = tl.zeros([16, w.shape[1]], tl.float32)
             dh = from_result(multiply(to_left(grad_gates), w, nothing, PRECISION), REPEATS)
-            dh = drop_from_tile(dh * recurrent_scale, recurrent) + g.to(tl.float32)
+            dh = drop_from_tile(dh * recurrent_scale, recurrent) + carried
             if RECURRENT_PER_STEP:
                 recurrent = tl.load(recurrent_ptr + word, mask=ahead, other=0)
     tl.store(grad_h_0_ptr + row * WIDTH + column, dh, mask=mine)
@@ -217,7 +236,7 @@ def forward(
         h_0: (B, H).
         w_hh: (H, H).
         masks: by kind; one that is not there drops nothing. "hidden": of the new state. "recurrent": of the state where it
-            enters W_hh.
+            enters W_hh. "zoneout": where it drops, the state stays that of the step before; or its expectation.
         cell: "RNN_TANH" or "RNN_RELU".
         reverse: from the last step to the first.
         tf32: fp32 products may round their operands to tf32.
@@ -236,12 +255,14 @@ def forward(
         output = torch.empty_like(input_projection, memory_format=torch.contiguous_format)
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
+        zoneout_bits, share = bits_and_share(masks)
         forward_kernel[(programs,)](
             input_projection,
             dense(padded(h_0, width)),
             dense(padded(w_hh, width, width)),
             hidden_bits,
             recurrent_bits,
+            zoneout_bits,
             output,
             T,
             B,
@@ -249,6 +270,7 @@ def forward(
             row_stride,
             hidden_scale,
             recurrent_scale,
+            share,
             CELL=cell,
             REVERSE=reverse,
             TANH=_tanh(dtype, launch.device_of(output.device).backend),
@@ -279,7 +301,7 @@ def backward(
         (T, B, H) and (B, H), contiguous.
 
     Raises:
-        ValueError: the strategy cannot run this shape here, and why.
+        ValueError: the strategy cannot run this shape here, and why; or zoneout is an expectation.
     """
     H = output.shape[2]
     with on_device(output):
@@ -290,6 +312,9 @@ def backward(
         grad_gates, grad_h_0 = torch.empty_like(output), output.new_empty(B, width)
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
+        zoneout_bits, share = bits_and_share(masks)
+        if share is not None:
+            raise ValueError("the expectation of zoneout has no kernel for its gradient")
         backward_kernel[(programs,)](
             grad_output,
             None if grad_h_n is None else dense(padded(grad_h_n, width)),
@@ -297,6 +322,7 @@ def backward(
             dense(padded(w_hh, width, width)),
             hidden_bits,
             recurrent_bits,
+            zoneout_bits,
             grad_gates,
             grad_h_0,
             T,
@@ -319,6 +345,8 @@ def _plan(data: Tensor, masks: Masks, tf32: bool) -> tuple[int, dict[str, Any], 
     device = launch.device_of(data.device)
     plan = plan_resident(H, B, data.dtype, device, tf32=tf32)
     launch.check_can_run("resident", T, B, plan.reason)
+    if bits_and_share(masks)[0] is not None:
+        is_per_step(masks, "zoneout", T * B, T * B, H)  # nothing else
     constexprs = {
         "HIDDEN_PER_STEP": is_per_step(masks, "hidden", T * B, B, H),
         "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", T * B, B, H),

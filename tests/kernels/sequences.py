@@ -91,11 +91,14 @@ def masks(case: Case, keeps: dict, device: str) -> dict[str, MaskBits]:
     return {kind: MaskBits(stream.pack(keep).to(device), case.scales[kind]) for kind, keep in keeps.items()}
 
 
-def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is."""
+def oracle(case: Case, given: Inputs, share: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is.
+    With the old state's share, zoneout is its expectation."""
     x, h_0 = (v.double().requires_grad_() for v in given[:2])
     weights = Weights(torch.eye(case.H, dtype=torch.float64), given.w_hh.double(), None, None)
     masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()}
+    if share is not None:
+        masks["zoneout"] = Mask(torch.empty(0, case.H), share)
     sizes = None if case.sizes is None else torch.tensor(case.sizes)
     steps = Steps(len(case.step_sizes), case.step_sizes[0], sizes, case.reverse)
     output, (h_n,) = reference.layer(x, [h_0], weights, masks, steps, CELLS[case.cell])
@@ -170,3 +173,25 @@ def relu_stops_not_a_number(strategy, case: Case, device: str) -> None:
     output, grad_gates, _ = run(strategy, case, given, device)
     assert torch.equal(grad_gates[-1].isnan(), output[-1] > 0)
     assert (grad_gates[-1][output[-1] == 0] == 0).all()
+
+
+def zoneout_in_expectation(strategy, case: Case, device: str) -> None:
+    """Evaluation's forward pass: a share of the old state, the rest of the new one."""
+    given, share = inputs(case), 0.3
+    x, h_0, w = (v.to(device) for v in given[:3])
+    nothing = MaskBits(torch.empty(0, -(-case.H // 32), dtype=torch.int32, device=device), share)
+    made = masks(case, given.keeps, device) | {"zoneout": nothing}
+    output, expected = strategy.forward(x, h_0, w, made, **case.options), oracle(case, given, share)[0]
+    assert (output.cpu() - expected).abs().max() <= SEQUENCE[case.dtype] * max(1.0, expected.abs().max().item())
+
+
+def zoneout_chooses(strategy, case: Case, device: str) -> None:
+    """A NaN of the new state is not there where the old one stays, nor in backward one on its way to the old one."""
+    given = inputs(case)
+    new = given.keeps["zoneout"].view(case.T, case.B, case.H)
+    given.input_projection[-1, 0] = float("nan")
+    given.grad_output[-1, 1, ~new[-1, 1]] = float("nan")
+    output, grad_gates, _ = run(strategy, case, given, device)
+    assert torch.equal(output[-1, 0].isnan(), new[-1, 0]) and not output[:-1].isnan().any()
+    assert (grad_gates[~new] == 0).all() and not grad_gates[-1, 1].isnan().any()
+    assert torch.equal(grad_gates[-2, 1].isnan(), new[-2, 1] & ~new[-1, 1]), "the old state has its gradient as it is"

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rnndrop.kernels import resident
+from rnndrop.kernels.launch import MaskBits
 from tests.triton_driver import backend
 
 from . import sequences
@@ -39,6 +40,11 @@ CASES = [
     *[Case(2, 3, H, **BOTH) for H in (65, 96)],  # tile columns whose word of the mask is not there
     *[Case(2, 3, H, BF16, **BOTH) for H in (129, 224)],
     *[Case(2, 3, H, BF16, **BOTH) for H in (101, 250)],  # padded in memory
+    Case(4, 17, 33, **BOTH, zoneout=32768, scopes=(ONCE, STEP), reverse=True),
+    Case(4, 3, 101, BF16, **BOTH, zoneout=16384),
+    Case(3, 2, 256, FP16, hidden=None, zoneout=16384),
+    Case(4, 3, 65, zoneout=49152, cell="RNN_RELU", tf32=True),
+    *[Case(3, 3, 20, **BOTH, zoneout=zoneout, scopes=(STEP, ONCE)) for zoneout in (0, 65536)],
 ]
 
 
@@ -61,6 +67,15 @@ def test_not_a_number(dtype, device):
 @pytest.mark.parametrize("hidden", [None, 32768])
 def test_relu_stops_not_a_number(hidden, device):
     sequences.relu_stops_not_a_number(resident, Case(T=2, H=48, hidden=hidden), device)
+
+
+@pytest.mark.parametrize("H, dtype", [(33, torch.float32), (48, BF16)])
+def test_zoneout_in_expectation(H, dtype, device):
+    sequences.zoneout_in_expectation(resident, Case(T=4, B=3, H=H, dtype=dtype, hidden=None), device)
+
+
+def test_zoneout_chooses(device):
+    sequences.zoneout_chooses(resident, Case(B=2, H=33, hidden=None, zoneout=32768), device)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -92,7 +107,7 @@ def test_a_dropped_infinity_does_not_spread(H, device):
     assert output[2].isnan().all() and not output[3].isnan().any()
 
 
-@pytest.mark.parametrize("masks", [{"hidden": None}, {"hidden": 0}])
+@pytest.mark.parametrize("masks", [{"hidden": None}, {"hidden": 0}, {"hidden": None, "zoneout": 0}])
 @pytest.mark.parametrize("H", [33, 40])
 def test_infinity_stays_infinity(masks, H, device):
     """The padding's products with it are NaN, which must not come back into the real columns."""
@@ -146,3 +161,9 @@ def test_refusals(device):
     x = torch.zeros(2, 2, 16, dtype=torch.float64, device=device)
     with pytest.raises(ValueError, match="float64 is none of"):
         resident.backward(x, None, x, x.new_zeros(16, 16), {}, cell="RNN_TANH")
+    x, w = torch.zeros(2, 3, 16, device=device), torch.zeros(16, 16, device=device)
+    nothing, of_a_step = (MaskBits(torch.zeros(rows, 1, dtype=torch.int32, device=device), 1.0) for rows in (0, 3))
+    with pytest.raises(ValueError, match="no kernel for its gradient"):
+        resident.backward(x, None, x, w, {"zoneout": nothing}, cell="RNN_TANH")
+    with pytest.raises(ValueError, match=r"a packed mask should be \(6 or 6, 1\)"):
+        resident.forward(x, x[0], w, {"zoneout": of_a_step}, cell="RNN_TANH")
