@@ -21,8 +21,9 @@ class MaskBits(NamedTuple):
     """A packed mask: bit c % 32 of word c // 32 is 1 where column c is kept, 0 past the last column.
 
     Attributes:
-        bits: int32 (rows, ceil(H/32)). As many rows as the data has (T*B or N) are a mask per step; B rows are a mask per
-            sequence, the same at each of its steps. No rows are the expectation of zoneout.
+        bits: int32 (rows, ceil(H/32)); `resident` takes (directions, rows, ceil(H/32)). As many rows as the data has (T*B or
+            N) are a mask per step; B rows are a mask per sequence, the same at each of its steps. No rows are the expectation
+            of zoneout.
         scale: 1 / (1 - p), or 0 where everything is dropped. Of zoneout 1, of its expectation the old state's share.
     """
 
@@ -140,7 +141,7 @@ def bits_and_share(masks: Masks) -> tuple[Tensor | None, float | None]:
     if "zoneout" not in masks:
         return None, None
     bits, scale = masks["zoneout"]
-    return (dense(bits), None) if bits.shape[0] else (None, scale)
+    return (dense(bits), None) if bits.shape[-2] else (None, scale)
 
 
 def inverse(scale: float) -> float:
@@ -156,7 +157,7 @@ def is_per_step(masks: Masks, kind: str, rows: int, B: int, H: int) -> bool:
     """
     if kind not in masks:
         return False
-    found, words = masks[kind].bits.shape
+    *_, found, words = masks[kind].bits.shape
     if found not in (rows, B) or words != -(-H // 32):
         raise ValueError(f"a packed mask should be ({rows} or {B}, {-(-H // 32)}), got ({found}, {words})")
     return found == rows

@@ -81,15 +81,17 @@ def apply_mask(rows, dtype, device):
     apply_mask.apply_mask(torch.ones(rows, COLUMNS, dtype=dtype, device=device), MaskBits(bits, 4 / 3))
 
 
-def sequence(strategy: str, H: int, *, tf32: bool = True, recurrent: bool = False) -> dict[str, Run]:
-    """A strategy's forward and backward of 16 sequences, with hidden dropout per step; recurrent dropout too if asked for."""
+def sequence(strategy: str, H: int, *, tf32: bool = True, kinds: tuple[str, ...] = ("hidden",)) -> dict[str, Run]:
+    """A strategy's forward and backward of 16 sequences, with masks per step."""
 
     def tensors(T, dtype, device):
         x = torch.zeros(T, 16, H, dtype=dtype, device=device)
         bits = torch.zeros(T * 16, -(-H // 32), dtype=torch.int32, device=device)
         module = importlib.import_module(f"rnndrop.kernels.{strategy}")
-        kinds = ("hidden", "recurrent") if recurrent else ("hidden",)
-        return module, x, x[0], x.new_zeros(H, H), dict.fromkeys(kinds, MaskBits(bits, 4 / 3))
+        tensors = x, x[0], x.new_zeros(H, H)
+        if strategy == "resident":  # it takes both directions
+            tensors, bits = (x.unsqueeze(2), x[:1], x.new_zeros(1, H, H)), bits.unsqueeze(0)
+        return module, *tensors, dict.fromkeys(kinds, MaskBits(bits, 4 / 3))
 
     def forward(T, dtype, device):
         module, x, h_0, w, masks = tensors(T, dtype, device)

@@ -1,5 +1,6 @@
 """What must hold of a strategy's forward and backward over a sequence; tests give it the real ones and broken ones."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from rnndrop import reference
 from rnndrop.cell import CELLS, Weights
+from rnndrop.kernels import resident as both_directions
 from rnndrop.kernels.launch import MaskBits
 from rnndrop.mask import Mask
 from rnndrop.steps import Steps
@@ -58,6 +60,27 @@ class Case(NamedTuple):
 
     def scope(self, kind: str) -> str:
         return dict(zip(KINDS, (*self.scopes, STEP), strict=True))[kind]
+
+
+def _forward(x: Tensor, h_0: Tensor, w: Tensor, masks: dict, **options) -> Tensor:
+    bits = {kind: MaskBits(mask.bits.unsqueeze(0), mask.scale) for kind, mask in masks.items()}
+    return both_directions.forward(x.unsqueeze(-2), h_0.unsqueeze(0), w.unsqueeze(0), bits, **options).squeeze(-2)
+
+
+def _backward(grad: Tensor, grad_h_n: Tensor | None, y: Tensor, w: Tensor, masks: dict, **options) -> tuple[Tensor, Tensor]:
+    bits = {kind: MaskBits(mask.bits.unsqueeze(0), mask.scale) for kind, mask in masks.items()}
+    grad_h_n = None if grad_h_n is None else grad_h_n.unsqueeze(0)
+    gates, grad_h_0 = both_directions.backward(grad.unsqueeze(-2), grad_h_n, y.unsqueeze(-2), w.unsqueeze(0), bits, **options)
+    return gates.squeeze(-2), grad_h_0.squeeze(0)
+
+
+# `resident` takes both directions at once; this is one, as the other strategies take it.
+resident = SimpleNamespace(
+    forward=_forward,
+    backward=_backward,
+    forward_kernel=both_directions.forward_kernel,
+    backward_kernel=both_directions.backward_kernel,
+)
 
 
 class Inputs(NamedTuple):

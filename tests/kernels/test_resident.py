@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from rnndrop.kernels import resident
 from rnndrop.kernels.launch import MaskBits
 from tests.triton_driver import backend
 
 from . import sequences
-from .sequences import ONCE, STEP, Case
+from .sequences import ONCE, STEP, Case, resident
 
 FP16, BF16 = torch.float16, torch.bfloat16
 BOTH = {"hidden": 16384, "recurrent": 16384}
