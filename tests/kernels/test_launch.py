@@ -14,11 +14,12 @@ from rnndrop.kernels import (
     cooperative,
     launch,
     packed_mask,
-    resident,
     stepwise,
 )
 from rnndrop.kernels.launch import A100, MaskBits
 from tests.triton_driver import backend
+
+from .sequences import resident
 
 # ---------------------------------------------------------------- precision of fp32 products
 
