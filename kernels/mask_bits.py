@@ -1,7 +1,7 @@
 """The three ways in which the sequence kernels read packed masks, int32 (rows, ceil(H/32)): bit c % 32 of word c // 32 of a
 row is 1 where column c is kept.
 
-    resident        tile_words and drop_from_tile: one word for a lane's four columns of each row, loaded a step ahead
+    resident        tile_words and tile_kept: one word for a lane's four columns of each row, loaded a step ahead
     cooperative     slice_kept: bytes, since a slice of 16 columns has no word of its own
     stepwise        kept: a word for each element, which neighbouring lanes share
 
@@ -23,12 +23,18 @@ def tile_words(row, H: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr)
 
 
 @triton.jit
+def tile_kept(words):
+    """Booleans (4, REPEATS, 2, WARPS, 8, 4) of the words of a tile."""
+    column = tl.arange(0, 4)[:, None, None, None, None, None]
+    warp = tl.arange(0, words.shape[3])[None, None, None, :, None, None]
+    lane = tl.arange(0, 4)[None, None, None, None, None, :]
+    return words >> (warp % 2 * 16 + lane * 4) >> column & 1 != 0
+
+
+@triton.jit
 def drop_from_tile(x, words):
     """x (4, REPEATS, 2, WARPS, 8, 4) where its words keep it, 0 elsewhere, NaN or not."""
-    column = tl.arange(0, 4)[:, None, None, None, None, None]
-    warp = tl.arange(0, x.shape[3])[None, None, None, :, None, None]
-    lane = tl.arange(0, 4)[None, None, None, None, None, :]
-    return tl.where(words >> (warp % 2 * 16 + lane * 4) >> column & 1 != 0, x, 0.0)
+    return tl.where(tile_kept(words), x, 0.0)
 
 
 @triton.jit

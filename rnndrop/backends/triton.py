@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -15,7 +15,48 @@ from ..mask import Mask
 from ..steps import Steps
 from .base import GateBackend, Layer, Masks, Result
 
-RECURRENCES: dict[str, ModuleType] = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
+
+class OneDirection:
+    """A recurrence that takes both directions at once, as the others are called: for one."""
+
+    def __init__(self, recurrence: ModuleType) -> None:
+        self.recurrence = recurrence
+
+    def forward(
+        self, projection: Tensor, h_0: Tensor, w_hh: Tensor, masks: Mapping[str, MaskBits], **options: object
+    ) -> Tensor:
+        bits = self._bits(masks)
+        output = self.recurrence.forward(projection.unsqueeze(-2), h_0.unsqueeze(0), w_hh.unsqueeze(0), bits, **options)
+        return output.squeeze(-2)
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        grad_h_n: Tensor | None,
+        output: Tensor,
+        w_hh: Tensor,
+        masks: Mapping[str, MaskBits],
+        **options: object,
+    ) -> tuple[Tensor, Tensor]:
+        gates, grad_h_0 = self.recurrence.backward(
+            grad_output.unsqueeze(-2),
+            None if grad_h_n is None else grad_h_n.unsqueeze(0),
+            output.unsqueeze(-2),
+            w_hh.unsqueeze(0),
+            self._bits(masks),
+            **options,
+        )
+        return gates.squeeze(-2), grad_h_0.squeeze(0)
+
+    def _bits(self, masks: Mapping[str, MaskBits]) -> dict[str, MaskBits]:
+        return {kind: MaskBits(mask.bits.unsqueeze(0), mask.scale) for kind, mask in masks.items()}
+
+
+RECURRENCES: dict[str, ModuleType | OneDirection] = {
+    "resident": OneDirection(resident),
+    "cooperative": cooperative,
+    "stepwise": stepwise,
+}
 
 
 class Kernels(GateBackend):
