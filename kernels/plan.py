@@ -29,6 +29,7 @@ REASONS = {  # for each strategy
     "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
     "stepwise": "one library product and one pointwise kernel a step",
 }
+BOTH_DIRECTIONS = ("resident",)  # strategies that take them at once
 
 
 class ResidentPlan(NamedTuple):

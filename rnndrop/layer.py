@@ -94,6 +94,30 @@ def recurrent_layer(
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
 
 
+def both_directions(
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Weights],
+    dropouts: Dropouts,
+    masks: MaskSource | None,
+    steps: Steps,
+    cell: Cell,
+    strategy: str,
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """One layer in both directions at once, where the strategy can.
+
+    Args:
+        states: (2, B, H) each. weights: of both. masks, steps: of the first. The rest as in recurrent_layer.
+
+    Returns:
+        The output (T, B, 2*H) or (N, 2*H), and the states at the end (2, B, H).
+    """
+    each = [None if masks is None else masks._replace(direction=direction) for direction in (0, 1)]
+    forwards, backwards = (_inside(dropouts, one, input, states[0].shape[-1]) for one in each)
+    made = {kind: Mask(torch.stack([mask.keep, backwards[kind].keep]), mask.scale) for kind, mask in forwards.items()}
+    return layer_operator.layer(input, states, Weights.of_both(*weights), made, steps, cell, strategy)
+
+
 def recurrent_step(
     x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource | None, cell: Cell
 ) -> Sequence[Tensor]:

@@ -39,7 +39,7 @@ class Mask(NamedTuple):
 
     @property
     def is_expectation(self) -> bool:
-        return self.keep.shape[0] == 0
+        return self.keep.shape[-2] == 0
 
 
 def check_probability(name: str, p: Any) -> float:
@@ -71,7 +71,6 @@ def check_seed(seed: Any, batch: int = 1) -> int | Tensor:
     return seed
 
 
-@cache
 def threshold(p: float) -> int:
     """Words below this are dropped: p in units of 1/65536, to nearest, and 0 or 65536 only for p = 0 or 1."""
     if p in (0, 1):
@@ -79,7 +78,6 @@ def threshold(p: float) -> int:
     return min(max(round(p * RANGE), 1), RANGE - 1)
 
 
-@cache
 def scale(p: float) -> float:
     """What a kept element is multiplied by, so that the expectation is exact; 0 where p = 1 keeps none."""
     kept = RANGE - threshold(p)
@@ -135,7 +133,7 @@ def unpacked(mask: Mask, columns: int) -> Mask:
     if mask.is_expectation or mask.keep.dtype != torch.int32:
         return mask
     bit = torch.arange(32, dtype=torch.int32, device=mask.keep.device)
-    return Mask((mask.keep.unsqueeze(2) >> bit & 1).bool().flatten(1).narrow(1, 0, columns), mask.scale)
+    return Mask((mask.keep.unsqueeze(-1) >> bit & 1).bool().flatten(-2).narrow(-1, 0, columns), mask.scale)
 
 
 def by_element(masks: Mapping[str, Mask], columns: int) -> dict[str, Mask]:

@@ -65,8 +65,11 @@ def layer(
         cell: what runs at each step.
 
     Returns:
-        The first state at all steps, (T, B, H) or (N, H), and the states at the end, (B, H) each.
+        The first state at all steps, (T, B, H) or (N, H), and the states at the end, (B, H) each. Weights of
+        both directions make twice the columns, from states and masks of both, (2, B, H) and (2, N, H).
     """
+    if weights.directions == 2:
+        return _both_directions(input, states, weights, masks, steps, cell)
     step, states = STEP[cell.mode], tuple(states)
     outputs = []
     for x, (start, stop) in zip(steps.split(input), steps.ranges, strict=True):
@@ -77,6 +80,19 @@ def layer(
         states = tuple(torch.cat([s, old[size:]]) if size < steps.batch else s for s, old in zip(new, states, strict=True))
     output = torch.cat(outputs[::-1] if steps.reverse else outputs)
     return output.view(*input.shape[:-1], output.shape[-1]), states
+
+
+def _both_directions(
+    input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
+) -> tuple[Tensor, States]:
+    outputs, ends = [], []
+    for direction, its_steps in enumerate((steps, steps.backwards())):
+        its_states = [state[direction] for state in states]
+        its_masks = {kind: Mask(mask.keep[direction], mask.scale) for kind, mask in masks.items()}
+        output, last = layer(input, its_states, weights.of_direction(direction), its_masks, its_steps, cell)
+        outputs.append(output)
+        ends.append(last)
+    return torch.cat(outputs, -1), tuple(torch.stack(pair) for pair in zip(*ends, strict=True))
 
 
 def _rows(mask: Mask, start: int, stop: int, steps: Steps) -> Mask:

@@ -17,7 +17,8 @@ from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
 from ..dropouts import Dropouts, LayerAttributes
-from ..layer import MaskSource, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
+from ..kernels.plan import BOTH_DIRECTIONS
+from ..layer import MaskSource, both_directions, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from ..mask import check_seed
 from ..ops.torch_layers import compacting, torch_layers
 from ..ops.vmap import is_mapping
@@ -232,8 +233,12 @@ class RNNBase(LayerAttributes, nn.Module):
             initial = hx.narrow(0, number * self.num_directions, self.num_directions)
             if strategy == "torch":
                 x, last = self._torch_layers_of([weights], x, initial, steps)
+                states.append(last)
+                continue
+            numbered = None if masks is None else masks._replace(layer=number)
+            if self.bidirectional and strategy in BOTH_DIRECTIONS:
+                x, (last,) = both_directions(x, [initial], weights, dropouts, numbered, steps, self.cell, strategy)
             else:
-                numbered = None if masks is None else masks._replace(layer=number)
                 x, last = self._layer(x, initial.unbind(0), weights, dropouts, numbered, both, strategy)
             states.append(last)
         return x, states[0] if len(states) == 1 else torch.cat(states)

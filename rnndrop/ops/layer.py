@@ -109,7 +109,7 @@ def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Seq
 def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
     """Likewise, by the plain loop."""
     leaves = [layer.input, *layer.weights, *layer.states]
-    masks = by_element(layer.masks, layer.output.shape[-1])
+    masks = by_element(layer.masks, layer.states[0].shape[-1])
 
     def run(*needed: Tensor) -> tuple[Tensor, ...]:
         input, w_ih, w_hh, b_ih, b_hh, *states = _filled(leaves, flags, needed)
