@@ -59,12 +59,25 @@ def clear_padding(x, REAL: tl.constexpr):
 
 
 @triton.jit
-def first_words(bits_ptr, start, row, real, H: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr):
-    """A mask's words of the rows from `start` that are real; 0 where there is no mask."""
+def first_words(
+    bits_ptr,  # or None
+    start,  # the step's first row in a mask per step
+    sequences,  # the first row in a mask per sequence
+    row,
+    real,  # rows that the step has
+    there,  # rows that are sequences
+    PER_STEP: tl.constexpr,
+    H: tl.constexpr,
+    REPEATS: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    """A mask's words of the first step; 0 where there is no mask."""
     if bits_ptr is None:
         return tl.cast(0, tl.int32)
-    else:
+    elif PER_STEP:
         return tl.load(bits_ptr + tile_words(start + row, H, REPEATS, WARPS), mask=real, other=0)
+    else:
+        return tl.load(bits_ptr + tile_words(sequences + row, H, REPEATS, WARPS), mask=there, other=0)
 
 
 @triton.jit
@@ -158,9 +171,9 @@ def forward_kernel(
     output_ptr += ((start + row) * D + direction) * WIDTH + column
     start += direction * N
     word = tile_words(start + row, H, REPEATS, WARPS)
-    hidden = first_words(hidden_ptr, start if HIDDEN_PER_STEP else direction * B, row, row < B, H, REPEATS, WARPS)
-    recurrent = first_words(recurrent_ptr, start if RECURRENT_PER_STEP else direction * B, row, row < B, H, REPEATS, WARPS)
-    zoneout = first_words(zoneout_ptr, start, row, real, H, REPEATS, WARPS)
+    hidden = first_words(hidden_ptr, start, direction * B, row, real, row < B, HIDDEN_PER_STEP, H, REPEATS, WARPS)
+    recurrent = first_words(recurrent_ptr, start, direction * B, row, real, row < B, RECURRENT_PER_STEP, H, REPEATS, WARPS)
+    zoneout = first_words(zoneout_ptr, start, direction * B, row, real, row < B, ZONEOUT, H, REPEATS, WARPS)
 
     for step in range(T):
         if PACKED:
@@ -272,9 +285,9 @@ def backward_kernel(
         dh += load_tile(grad_h_n_ptr + state, row < B, WIDTH, REPEATS, WARPS).to(tl.float32)
     start += direction * N
     word = tile_words(start + row, H, REPEATS, WARPS)
-    hidden = first_words(hidden_ptr, start if HIDDEN_PER_STEP else direction * B, row, row < B, H, REPEATS, WARPS)
-    recurrent = first_words(recurrent_ptr, start if RECURRENT_PER_STEP else direction * B, row, row < B, H, REPEATS, WARPS)
-    zoneout = first_words(zoneout_ptr, start, row, real, H, REPEATS, WARPS)
+    hidden = first_words(hidden_ptr, start, direction * B, row, real, row < B, HIDDEN_PER_STEP, H, REPEATS, WARPS)
+    recurrent = first_words(recurrent_ptr, start, direction * B, row, real, row < B, RECURRENT_PER_STEP, H, REPEATS, WARPS)
+    zoneout = first_words(zoneout_ptr, start, direction * B, row, real, row < B, ZONEOUT, H, REPEATS, WARPS)
 
     for step in range(T):
         if PACKED:

@@ -14,12 +14,13 @@ from rnndrop.kernels import (
     cooperative,
     launch,
     packed_mask,
+    resident,
     stepwise,
 )
 from rnndrop.kernels.launch import A100, MaskBits
 from tests.triton_driver import backend
 
-from .sequences import resident
+from . import sequences
 
 # ---------------------------------------------------------------- precision of fp32 products
 
@@ -192,7 +193,7 @@ def _everything_launched():
     yield lambda: activation_dropout.backward(x[0], x[0], seed, 5, 2.0, 0)
     yield lambda: packed_mask.packed_mask(seed, 6, 64, 5, 0)
     yield lambda: apply_mask.apply_mask(x.view(6, 64), mask)
-    for module in (resident, cooperative, stepwise):
+    for module in (sequences.resident, cooperative, stepwise):
         yield lambda module=module: module.forward(x, x[0], w, masks, cell="RNN_TANH")
         yield lambda module=module: module.backward(x, None, x, w, masks, cell="RNN_TANH")
 
