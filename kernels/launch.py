@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -159,6 +160,36 @@ def is_per_step(masks: Masks, kind: str, rows: int, B: int, H: int) -> bool:
     if found not in (rows, B) or words != -(-H // 32):
         raise ValueError(f"a packed mask should be ({rows} or {B}, {-(-H // 32)}), got ({found}, {words})")
     return found == rows
+
+
+def row_offsets(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """The first row of each step of packed data, and the row after its last, int64 (T + 1) on the device.
+
+    They are copied once for all launches of the same sizes, and nothing waits for the copy.
+
+    Args:
+        sizes: the rows of each step.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and no launch before it had these sizes.
+    """
+    offsets = _row_offsets(sizes, device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _OFFSETS_OF_GRAPHS[sizes, device] = offsets  # which are read at each replay, whatever the cache has forgotten
+    return offsets
+
+
+_OFFSETS_OF_GRAPHS: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+
+@functools.lru_cache(1024)
+def _row_offsets(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    offsets = torch.from_numpy(np.cumsum((0, *sizes), dtype=np.int64))
+    if device.type != "cuda":
+        return offsets.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("packed data in a CUDA graph: run it once before the capture, which copies where its steps begin")
+    return offsets.pin_memory().to(device, non_blocking=True)
 
 
 def dense(x: Tensor | None) -> Tensor | None:

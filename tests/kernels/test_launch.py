@@ -238,3 +238,15 @@ def test_the_scope_of_a_mask_is_its_number_of_rows():
     for bad in (masks(5), masks(12, 3), masks(1)):
         with pytest.raises(ValueError, match=r"a packed mask should be \(12 or 4, 2\), got"):
             launch.is_per_step(bad, "hidden", 12, 4, 64)
+
+
+def test_row_offsets_are_made_once(device):
+    offsets = launch.row_offsets((3, 3, 1), torch.device(device))
+    assert offsets.tolist() == [0, 3, 6, 7] and offsets.dtype == torch.int64 and offsets.device.type == device
+    assert launch.row_offsets((3, 3, 1), torch.device(device)) is offsets
+
+
+def test_row_offsets_are_not_copied_while_a_graph_is_captured(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="run it once before the capture"):
+        launch.row_offsets((2, 1), torch.device("cuda", 99))
