@@ -91,11 +91,12 @@ def masks(case: Case, keeps: dict, device: str) -> dict[str, MaskBits]:
     return {kind: MaskBits(stream.pack(keep).to(device), case.scales[kind]) for kind, keep in keeps.items()}
 
 
-def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is."""
+def oracle(case: Case, given: Inputs, others: dict[str, Mask] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is.
+    `others` are masks besides the case's."""
     x, h_0 = (v.double().requires_grad_() for v in given[:2])
     weights = Weights(torch.eye(case.H, dtype=torch.float64), given.w_hh.double(), None, None)
-    masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()}
+    masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()} | (others or {})
     sizes = None if case.sizes is None else torch.tensor(case.sizes)
     steps = Steps(len(case.step_sizes), case.step_sizes[0], sizes, case.reverse)
     output, (h_n,) = reference.layer(x, [h_0], weights, masks, steps, CELLS[case.cell])
@@ -170,3 +171,28 @@ def relu_stops_not_a_number(strategy, case: Case, device: str) -> None:
     output, grad_gates, _ = run(strategy, case, given, device)
     assert torch.equal(grad_gates[-1].isnan(), output[-1] > 0)
     assert (grad_gates[-1][output[-1] == 0] == 0).all()
+
+
+def expectation_of_zoneout(strategy, case: Case, device: str) -> None:
+    """The output in evaluation, of a share that no mask has; with the masks that a case has besides."""
+    given, old_share = inputs(case), 0.3125
+    x, h_0, w = (v.to(device) for v in given[:3])
+    made = masks(case, given.keeps, device) | {"zoneout": MaskBits(torch.empty(0, 0, dtype=torch.int32), old_share)}
+    output = strategy.forward(x, h_0, w, made, **case.options).cpu()
+    expected = oracle(case, given, {"zoneout": Mask(torch.empty(0, case.H), old_share)})[0]
+    cut = 2 if case.dtype == torch.bfloat16 and backend() == "interpreter" else 1  # it truncates to bf16
+    assert (output.double() - expected).abs().max() <= cut * SEQUENCE[case.dtype] * max(1.0, expected.abs().max().item())
+
+
+def zoneout_stops_not_a_number(strategy, case: Case, device: str) -> None:
+    """A NaN of the state that is not taken goes nowhere, forward and backward; nothing goes through W_hh here."""
+    case = case._replace(hidden=None, recurrent=65536)
+    given = inputs(case)
+    given.input_projection[0, :, ::2] = float("nan")
+    given.h_0[:, 1::2] = float("nan")
+    given.grad_output[0] = float("nan")
+    new = given.keeps["zoneout"][: case.B]
+    output, grad_gates, grad_h_0 = run(strategy, case, given, device)
+    assert torch.equal(output[0].isnan(), torch.where(torch.arange(case.H) % 2 == 0, new, ~new))
+    assert torch.equal(grad_gates[0].isnan(), new) and (grad_gates[0][~new] == 0).all()
+    assert torch.equal(grad_h_0.isnan(), ~new) and (grad_h_0[new] == 0).all()
