@@ -74,15 +74,16 @@ def test_addresses_past_32_bits(kernel, device, tmp_path):
     h_0, w = torch.zeros(B, H, dtype=x.dtype, device=device), (torch.randn(H, H) / 8).to(x).to(device)
     last = x[-3:].clone()
     masks, masks_of_last = ({"hidden": MaskBits(b, 4 / 3)} for b in (bits, bits[-3 * B :].clone()))
-    plan, constexprs = cooperative._plan(x, masks, False)
+    plan, shape, constexprs = cooperative._plan(x, masks, False)
     constexprs |= {"CELL": "RNN_TANH", "REVERSE": False}
     if kernel == "forward":
-        tensors, phases, scales = (x, h_0, w, bits, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0)
+        tensors, phases, scales = (x, h_0, w, bits, None, None, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0, None)
         expected = cooperative.forward(last, h_0, w, masks_of_last, cell="RNN_TANH")
     else:
-        tensors, phases, scales = (x, None, x, w, bits, None, y, h_0), range(3), (4 / 3, 3 / 4, 1.0)
+        tensors, phases = (x, None, x, w, bits, None, None, None, None, y, h_0), range(3)
+        scales = 4 / 3, 3 / 4, 1.0
         expected, _ = cooperative.backward(last, None, last, w, masks_of_last, cell="RNN_TANH")
-    cooperative._launch(getattr(cooperative, f"{kernel}_kernel"), tensors, phases, scales, plan, constexprs)
+    cooperative._launch(getattr(cooperative, f"{kernel}_kernel"), tensors, shape, phases, scales, plan, constexprs)
     assert expected.any() and torch.equal(y[-3:], expected)
 
 
