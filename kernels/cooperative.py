@@ -106,6 +106,12 @@ def times_weight(source_ptr, rows, w, WIDTH: tl.constexpr, CHUNK: tl.constexpr, 
     return from_result(total)
 
 
+@triton.jit
+def enter(h, words, column, scale):
+    """h where it enters W_hh, by the words of the recurrent mask."""
+    return tl.where(slice_kept(words, column), h.to(tl.float32) * scale, 0.0).to(h.dtype)
+
+
 RUNTIME = ["T", "B", "begin", "end", "hidden_scale", "inverse_scale", "recurrent_scale", "old_share"]
 
 
@@ -139,7 +145,7 @@ def forward_kernel(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Phases begin ... end-1: phase p > 0 is the step taken as the p-th, phase 0 only makes what enters W_hh at the first.
+    """Phases begin ... end-1: phase p > 0 is the p-th step taken, phase 0 makes what enters W_hh there, for an exchange.
 
     grid: (slices of the columns, groups of batch tiles).
     """
@@ -152,7 +158,19 @@ def forward_kernel(
     w = load_weight_slice(w_hh_ptr, WIDTH, SLICE, CHUNK, False)
     barrier_ptr += group * 16
 
-    for phase in range(begin, end):
+    if exchange_ptr is not None and begin == 0:
+        start, size = rows_of_step(offsets_ptr, T - 1 if REVERSE else begin, T, B)
+        for tile in range(group, tl.cdiv(size, ROWS), groups):
+            b = tile * ROWS
+            now = b + row < size
+            h = tl.load(h_0_ptr + b * WIDTH + at, mask=now & mine, other=0.0)
+            if recurrent_ptr is not None:
+                recurrent = slice_words(recurrent_ptr, start + b if RECURRENT_PER_STEP else b, now, pair, H)
+                h = enter(h, recurrent, column, recurrent_scale)
+            tl.store(exchange_ptr + b * WIDTH + at, h, mask=now & mine)
+        grid_barrier_arrive(barrier_ptr)
+
+    for phase in range(tl.maximum(begin, 1), end):
         t = T - phase if REVERSE else phase - 1
         before, after = (t + 1, t - 1) if REVERSE else (t - 1, t + 1)
         start, size = rows_of_step(offsets_ptr, t, T, B)
@@ -180,26 +198,24 @@ def forward_kernel(
                 old = tl.load(output_ptr + (start_before + b) * WIDTH + at, mask=now & continues & mine, other=0.0)
                 if size > size_before:  # sequences begin here
                     old = tl.where(continues, old, tl.load(h_0_ptr + of_tile + at, mask=now & mine & ~continues, other=0.0))
-            h = tl.zeros(x.shape, DTYPE)
-            if phase > 0:
-                if tile == group:
-                    grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
-                gates = times_weight(source_ptr + b * WIDTH, size - b, w, WIDTH, CHUNK, ROWS, PRECISION)
-                gates = clear_padding(gates + x.to(tl.float32), column, H, WIDTH)
-                new = cell_forward(gates, CELL, DTYPE, "exact")
-                if hidden_ptr is not None:
-                    new = tl.where(slice_kept(hidden, column), new * hidden_scale, 0.0)
-                if zoneout_ptr is not None:
-                    new = tl.where(slice_kept(zoneout, column), new, old.to(tl.float32))
-                elif old_share is not None:
-                    new = old_share * old.to(tl.float32) + (1.0 - old_share) * new
-                h = new.to(DTYPE)
-                tl.store(output_ptr + here + at, h, mask=now & mine)
+            if tile == group:
+                grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
+            gates = times_weight(source_ptr + b * WIDTH, size - b, w, WIDTH, CHUNK, ROWS, PRECISION)
+            gates = clear_padding(gates + x.to(tl.float32), column, H, WIDTH)
+            h = cell_forward(gates, CELL, DTYPE, "exact")
+            if hidden_ptr is not None:
+                h = tl.where(slice_kept(hidden, column), h * hidden_scale, 0.0)
+            if zoneout_ptr is not None:
+                h = tl.where(slice_kept(zoneout, column), h, old.to(tl.float32))
+            elif old_share is not None:
+                h = old_share * old.to(tl.float32) + (1.0 - old_share) * h
+            h = h.to(DTYPE)
+            tl.store(output_ptr + here + at, h, mask=now & mine)
             if exchange_ptr is not None:
                 if size_after > size:  # sequences begin at the next step
                     h = tl.where(now, h, tl.load(h_0_ptr + of_tile + at, mask=following & mine & ~now, other=0.0))
                 if recurrent_ptr is not None:
-                    h = tl.where(slice_kept(recurrent, column), h.to(tl.float32) * recurrent_scale, 0.0).to(DTYPE)
+                    h = enter(h, recurrent, column, recurrent_scale)
                 tl.store(exchange_ptr + phase % 2 * B * WIDTH + of_tile + at, h, mask=following & mine)
         grid_barrier_arrive(barrier_ptr)
 
@@ -250,7 +266,33 @@ def backward_kernel(
     w = load_weight_slice(w_hh_ptr, WIDTH, SLICE, CHUNK, True)
     barrier_ptr += group * 16
 
-    for phase in range(begin, end):
+    if begin == 0:
+        start, size = rows_of_step(offsets_ptr, begin if REVERSE else T - 1, T, B)
+        for tile in range(group, tl.cdiv(size, ROWS), groups):
+            b = tile * ROWS
+            now = b + row < size
+            here, of_tile = (start + b) * WIDTH, b * WIDTH
+            dh = tl.load(grad_output_ptr + here + at, mask=now & mine, other=0.0).to(tl.float32)
+            if grad_h_n_ptr is not None:
+                dh += tl.load(grad_h_n_ptr + of_tile + at, mask=now & mine, other=0.0).to(tl.float32)
+            grad_gates = cell_backward(
+                dh,
+                tl.load(output_ptr + here + at, mask=now & mine, other=0.0).to(tl.float32),
+                hidden_scale,
+                inverse_scale,
+                CELL,
+            )
+            if hidden_ptr is not None:
+                hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
+                grad_gates = tl.where(slice_kept(hidden, column), grad_gates, 0.0)
+            if zoneout_ptr is not None:
+                new = slice_kept(slice_words(zoneout_ptr, start + b, now, pair, H), column)
+                grad_gates = tl.where(new, grad_gates, 0.0)
+                tl.store(carry_ptr + of_tile + at, tl.where(new, 0.0, dh), mask=now & mine)
+            tl.store(grad_gates_ptr + here + at, grad_gates.to(DTYPE), mask=now & mine)
+        grid_barrier_arrive(barrier_ptr)
+
+    for phase in range(tl.maximum(begin, 1), end):
         t = phase if REVERSE else T - 1 - phase
         after = t - 1 if REVERSE else t + 1
         start, size = rows_of_step(offsets_ptr, t, T, B)
@@ -270,19 +312,17 @@ def backward_kernel(
             if zoneout_ptr is not None:
                 zoneout = slice_words(zoneout_ptr, start + b, now, pair, H)
                 carry = tl.load(carry_ptr + of_tile + at, mask=following & mine, other=0.0)
-            dh = tl.zeros(g.shape, tl.float32)
-            if phase > 0:
-                if tile == group:
-                    grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
-                source_ptr = grad_gates_ptr + (start_after + b) * WIDTH
-                dh = times_weight(source_ptr, size_after - b, w, WIDTH, CHUNK, ROWS, PRECISION)
-                if recurrent_ptr is not None:
-                    dh = tl.where(slice_kept(recurrent, column), dh * recurrent_scale, 0.0)
-                dh = clear_padding(dh, column, H, WIDTH)
-                if zoneout_ptr is not None:
-                    dh += carry
-                if size_after > size:  # sequences begin at the step after
-                    tl.store(grad_h_0_ptr + of_tile + at, dh.to(DTYPE), mask=following & mine & ~now)
+            if tile == group:
+                grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
+            source_ptr = grad_gates_ptr + (start_after + b) * WIDTH
+            dh = times_weight(source_ptr, size_after - b, w, WIDTH, CHUNK, ROWS, PRECISION)
+            if recurrent_ptr is not None:
+                dh = tl.where(slice_kept(recurrent, column), dh * recurrent_scale, 0.0)
+            dh = clear_padding(dh, column, H, WIDTH)
+            if zoneout_ptr is not None:
+                dh += carry
+            if size_after > size:  # sequences begin at the step after
+                tl.store(grad_h_0_ptr + of_tile + at, dh.to(DTYPE), mask=following & mine & ~now)
             if grad_h_n_ptr is not None:
                 if size > size_after:  # sequences end here
                     dh += tl.load(grad_h_n_ptr + of_tile + at, mask=now & mine & ~following, other=0.0).to(tl.float32)
