@@ -188,9 +188,6 @@ def forward_kernel(
             x = tl.load(input_projection_ptr + here + at, mask=now & mine, other=0.0)
             if hidden_ptr is not None:
                 hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
-            if recurrent_ptr is not None:
-                first_row = start_after + b if RECURRENT_PER_STEP else b
-                recurrent = slice_words(recurrent_ptr, first_row, following, pair, H)
             if zoneout_ptr is not None:
                 zoneout = slice_words(zoneout_ptr, start + b, now, pair, H)
             if zoneout_ptr is not None or old_share is not None:
@@ -200,6 +197,9 @@ def forward_kernel(
                     old = tl.where(continues, old, tl.load(h_0_ptr + of_tile + at, mask=now & mine & ~continues, other=0.0))
             if tile == group:
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
+            if recurrent_ptr is not None:
+                first_row = start_after + b if RECURRENT_PER_STEP else b
+                recurrent = slice_words(recurrent_ptr, first_row, following, pair, H)
             gates = times_weight(source_ptr + b * WIDTH, size - b, w, WIDTH, CHUNK, ROWS, PRECISION)
             gates = clear_padding(gates + x.to(tl.float32), column, H, WIDTH)
             h = cell_forward(gates, CELL, DTYPE, "exact")
@@ -212,7 +212,7 @@ def forward_kernel(
             h = h.to(DTYPE)
             tl.store(output_ptr + here + at, h, mask=now & mine)
             if exchange_ptr is not None:
-                if size_after > size:  # sequences begin at the next step
+                if offsets_ptr is not None and REVERSE:  # sequences may begin at the next step
                     h = tl.where(now, h, tl.load(h_0_ptr + of_tile + at, mask=following & mine & ~now, other=0.0))
                 if recurrent_ptr is not None:
                     h = enter(h, recurrent, column, recurrent_scale)
