@@ -155,7 +155,6 @@ def forward_kernel(
     row, pair = slice_rows(), slice_pairs(SLICE)
     column = both_columns(pair)
     at, mine = row * WIDTH + column, column < WIDTH
-    w = load_weight_slice(w_hh_ptr, WIDTH, SLICE, CHUNK, False)
     barrier_ptr += group * 16
 
     if exchange_ptr is not None and begin == 0:
@@ -170,6 +169,8 @@ def forward_kernel(
             tl.store(exchange_ptr + b * WIDTH + at, h, mask=now & mine)
         grid_barrier_arrive(barrier_ptr)
 
+    # Only now: on its way to shared memory it takes more registers than phase 0 leaves.
+    w = load_weight_slice(w_hh_ptr, WIDTH, SLICE, CHUNK, False)
     for phase in range(tl.maximum(begin, 1), end):
         t = T - phase if REVERSE else phase - 1
         before, after = (t + 1, t - 1) if REVERSE else (t - 1, t + 1)

@@ -3,7 +3,8 @@
 What limits it on a GPU with small layers is neither bytes nor operations: two launches a step that depend on each other take
 some 5 us of the device, 3 us inside a CUDA graph, and Python's part of them takes the host 25 to 35 us a step, which is what
 counts unless a CUDA graph replays the call. It may be captured: nothing here waits for the device, and only Python integers
-steer it. Estimates; none was measured on a device.
+steer it. A graph that the layer kept itself would belong in `forward` and `backward`, by shapes; without a device to try it on,
+there is none. Estimates; none was measured on a device.
 """
 
 from __future__ import annotations
