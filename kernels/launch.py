@@ -159,8 +159,15 @@ def is_per_step(masks: Masks, kind: str, rows: int, B: int, H: int) -> bool:
         return False
     *_, found, words = masks[kind].bits.shape
     if found not in (rows, B) or words != -(-H // 32):
-        raise ValueError(f"a packed mask should be ({rows} or {B}, {-(-H // 32)}), got ({found}, {words})")
+        expected = rows if rows == B else f"{rows} or {B}"
+        raise ValueError(f"a packed mask should be ({expected}, {-(-H // 32)}), got ({found}, {words})")
     return found == rows
+
+
+def check_zoneout(masks: Masks, rows: int, H: int) -> None:
+    """ValueError where there is a mask of zoneout that has no row for each row of the data, or another width."""
+    if "zoneout" in masks and masks["zoneout"].bits.shape[-2]:
+        is_per_step(masks, "zoneout", rows, rows, H)
 
 
 def row_offsets(sizes: tuple[int, ...], device: torch.device) -> Tensor:

@@ -32,7 +32,6 @@ class Problem(NamedTuple):
     steps: int
     batch: int
     hidden_size: int
-    packed: bool
     cell: str
 
 
@@ -82,7 +81,7 @@ def _on_cuda(problem: Problem) -> Choice:
 def _to_plan(problem: Problem) -> dict[str, Any]:
     """The problem in the words of the kernels."""
     device, tf32 = launch.device_of(problem.device), launch.allows_tf32()
-    shape = dict(H=problem.hidden_size, B=problem.batch, dtype=problem.dtype, packed=problem.packed, cell=problem.cell)
+    shape = dict(H=problem.hidden_size, B=problem.batch, dtype=problem.dtype, cell=problem.cell)
     return shape | dict(device=device, tf32=tf32)
 
 

@@ -56,11 +56,10 @@ def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
 def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
     if isinstance(input, PackedSequence):
         data, steps, batch = input.data, input.batch_sizes.shape[0], int(input.batch_sizes[0])
-        packed = int(input.batch_sizes[-1]) != batch
     else:
         first = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if rnn.batch_first else input
-        data, (steps, batch), packed = input, first.shape[:2], False
-    return Problem(data.device, compute_dtype(data), steps, batch, rnn.hidden_size, packed, rnn.mode)
+        data, (steps, batch) = input, first.shape[:2]
+    return Problem(data.device, compute_dtype(data), steps, batch, rnn.hidden_size, rnn.mode)
 
 
 def from_choice(choice: Choice) -> Explanation:

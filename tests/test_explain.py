@@ -97,19 +97,15 @@ def test_autocast(explained):
     assert found.strategy == "resident" and explained(7, 40, 4, hidden_size=256).strategy == "cooperative"
 
 
-@pytest.mark.parametrize(("lengths", "strategy"), [([5, 3, 3], "stepwise"), ([4, 4, 4], "resident")])
-def test_packed(monkeypatch, lengths, strategy):
-    """Sequences of one length are as if they were padded."""
+def test_packed(monkeypatch):
+    """Sequences of any lengths are as if they were padded: the first step has all of them."""
     monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
     monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
     with FakeTensorMode():
         module = fake_module(rnndrop.RNN, 4, 8, hidden_dropout=0.1)
-        data = torch.empty(sum(lengths), 4, device=CUDA)
-    sizes = torch.tensor([sum(length > t for length in lengths) for t in range(max(lengths))])
-    found = rnndrop.explain(module, nn.utils.rnn.PackedSequence(data, sizes))
-    assert found.strategy == strategy
-    if strategy == "stepwise":
-        assert found.rejected["resident"] == "the sequences are of different lengths"
+        data = torch.empty(41, 4, device=CUDA)
+    found = rnndrop.explain(module, nn.utils.rnn.PackedSequence(data, torch.tensor([20, 20, 1])))
+    assert found.strategy == "resident" and found.tiles["programs"] == 2 and not found.rejected
 
 
 def test_the_cpu_and_the_meta_device():

@@ -59,8 +59,7 @@ class Call(NamedTuple):
 
 def resolved(strategy: str, x: Tensor, steps: Steps, hidden_size: int, mode: str) -> str:
     """The strategy that runs. ValueError, with the reason, where one asked for by name cannot."""
-    packed = len(steps.runs) > 1
-    problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, packed, mode)
+    problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, mode)
     return dispatch.choose(strategy, problem).strategy
 
 

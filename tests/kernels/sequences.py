@@ -114,14 +114,12 @@ def masks(case: Case, keeps: dict, device: str) -> dict[str, MaskBits]:
     return {kind: MaskBits(stream.pack(keep).to(device), case.scales[kind]) for kind, keep in keeps.items()}
 
 
-def oracle(case: Case, given: Inputs, share: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def oracle(case: Case, given: Inputs, others: dict[str, Mask] | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is.
-    With the old state's share, zoneout is its expectation."""
+    `others` are masks besides the case's."""
     x, h_0 = (v.double().requires_grad_() for v in given[:2])
     weights = Weights(torch.eye(case.H, dtype=torch.float64), given.w_hh.double(), None, None)
-    masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()}
-    if share is not None:
-        masks["zoneout"] = Mask(torch.empty(0, case.H), share)
+    masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()} | (others or {})
     sizes = None if case.sizes is None else torch.tensor(case.sizes)
     steps = Steps(len(case.step_sizes), case.step_sizes[0], sizes, case.reverse)
     output, (h_n,) = reference.layer(x, [h_0], weights, masks, steps, CELLS[case.cell])
@@ -198,14 +196,15 @@ def relu_stops_not_a_number(strategy, case: Case, device: str) -> None:
     assert (grad_gates[-1][output[-1] == 0] == 0).all()
 
 
-def zoneout_in_expectation(strategy, case: Case, device: str) -> None:
-    """Evaluation's forward pass: a share of the old state, the rest of the new one."""
-    given, share = inputs(case), 0.3
+def expectation_of_zoneout(strategy, case: Case, device: str) -> None:
+    """The output in evaluation, of a share that no mask has; with the masks that a case has besides."""
+    given, old_share = inputs(case), 0.3125
     x, h_0, w = (v.to(device) for v in given[:3])
-    nothing = MaskBits(torch.empty(0, -(-case.H // 32), dtype=torch.int32, device=device), share)
-    made = masks(case, given.keeps, device) | {"zoneout": nothing}
-    output, expected = strategy.forward(x, h_0, w, made, **case.options), oracle(case, given, share)[0]
-    assert (output.cpu() - expected).abs().max() <= SEQUENCE[case.dtype] * max(1.0, expected.abs().max().item())
+    made = masks(case, given.keeps, device) | {"zoneout": MaskBits(torch.empty(0, 0, dtype=torch.int32), old_share)}
+    output = strategy.forward(x, h_0, w, made, **case.options).cpu()
+    expected = oracle(case, given, {"zoneout": Mask(torch.empty(0, case.H), old_share)})[0]
+    cut = 2 if case.dtype == torch.bfloat16 and backend() == "interpreter" else 1  # it truncates to bf16
+    assert (output.double() - expected).abs().max() <= cut * SEQUENCE[case.dtype] * max(1.0, expected.abs().max().item())
 
 
 def zoneout_chooses(strategy, case: Case, device: str) -> None:

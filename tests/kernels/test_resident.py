@@ -121,8 +121,8 @@ def test_relu_stops_not_a_number(hidden, device):
 
 
 @pytest.mark.parametrize("H, dtype", [(33, torch.float32), (48, BF16)])
-def test_zoneout_in_expectation(H, dtype, device):
-    sequences.zoneout_in_expectation(resident, Case(T=4, B=3, H=H, dtype=dtype, hidden=None), device)
+def test_expectation_of_zoneout(H, dtype, device):
+    sequences.expectation_of_zoneout(resident, Case(T=4, B=3, H=H, dtype=dtype, hidden=None), device)
 
 
 def test_zoneout_chooses(device):
