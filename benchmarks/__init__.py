@@ -3,7 +3,6 @@
 __main__        the command line: run, report, compare
 report/         write: report.md, pictures and report.html out of a result folder
     analysis        ratios, growth, contradictions of "auto", out of rows
-    bounds          launches, bytes and operations of the CUDA strategies, and bounds from data sheets
     charts          the pictures
     sections        what a report says
     markdown, page  report.md and report.html
@@ -22,9 +21,8 @@ measure/
     machine         the machine and the software
 contenders/     who is measured: EVERYONE
     base            what a contender is
-    ours, torch_nn, loops   rnndrop, torch.nn, loops over cells
+    ours, torch_nn, loops, keras
     products        what cannot be beaten: the bare matrix products
-    others          libraries that may be installed
 cases           what is measured: shapes, dtypes, passes, dropouts
 test_speed      the same cases for pytest-benchmark
 

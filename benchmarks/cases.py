@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
+
+from rnndrop.kinds import KINDS
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -16,9 +20,10 @@ class Case:
     """One thing to measure.
 
     group: the section of the report that it belongs to.
-    pass_: "train", forward and backward; "forward", with a graph; "inference", neither graph nor dropout.
+    pass_: "train", forward and backward; "forward", with a graph; "inference", neither graph nor masks.
     dropouts: rates by the names that rnndrop gives them, of those that are not 0.
-    everyone: time also what is slow to prepare, such as torch.compile and Keras.
+    packed: sequences of lengths that fall evenly from T to 5.
+    who: "everyone", also what is slow to prepare, such as torch.compile and Keras; "most"; "two", rnndrop and nn.RNN.
     """
 
     group: str
@@ -34,18 +39,21 @@ class Case:
     layers: int = 1
     bidirectional: bool = False
     input_grad: bool = False
-    everyone: bool = False
+    packed: bool = False
+    who: Literal["everyone", "most", "two"] = "most"
 
     @property
     def name(self) -> str:
         """The shape and what differs from the headline's layer; dtype and pass stand in columns of their own."""
-        kinds = [name.removesuffix("_dropout") for name in self.dropouts if name != "dropout"]
+        kinds = [name for name, kind in KINDS.items() if self.rate(kind.argument)]
+        dropped = "every kind" if len(kinds) == len(KINDS) else "+".join(kinds) or "no dropout"
         extra = [self.cell] if self.cell != "RNN" else []
-        extra += ["+".join(kinds) or "no dropout"] if kinds != ["hidden"] else []
+        extra += [dropped] if dropped != "hidden" else []
         extra += ["sequence"] if self.mask_scope == "sequence" else []
         extra += [f"{self.layers} layers"] if self.layers > 1 else []
         extra += ["bidirectional"] if self.bidirectional else []
         extra += ["input gradient"] if self.input_grad else []
+        extra += ["packed"] if self.packed else []
         return " ".join([f"T{self.T}-B{self.B}-I{self.I}-H{self.H}", *extra])
 
     @property
@@ -66,6 +74,22 @@ class Case:
         widths = [self.I] + [self.H * self.directions] * (self.layers - 1)
         return [width for width in widths for _ in range(self.directions)]
 
+    @cached_property
+    def batch_sizes(self) -> Tensor | None:
+        """The rows of each step, (T), where the sequences are packed."""
+        lengths = torch.linspace(self.T, min(5, self.T), self.B).round()
+        return (lengths > torch.arange(self.T).unsqueeze(1)).sum(1) if self.packed else None
+
+    @property
+    def rows(self) -> int:
+        """Of all steps and sequences."""
+        return self.T * self.B if self.batch_sizes is None else int(self.batch_sizes.sum())
+
+    def input(self, device: str) -> Tensor:
+        """A random one, (T, B, I), or (rows, I) packed."""
+        shape = (self.rows,) if self.packed else (self.T, self.B)
+        return torch.randn(*shape, self.I, device=device).to(self.torch_dtype)
+
     @property
     def options(self) -> dict[str, Any]:
         """The dropouts, as rnndrop takes them."""
@@ -79,7 +103,7 @@ class Case:
 
     def flops(self) -> float:
         """Operations of the matrix products: forward, then the gradients of the recurrence and of both weights."""
-        rows, train = self.T * self.B, self.pass_ == "train"
+        rows, train = self.rows, self.pass_ == "train"
         total = 0.0
         for number, width in enumerate(self.layer_inputs):
             needs_dx = number >= self.directions or self.input_grad
@@ -89,7 +113,7 @@ class Case:
 
     def least_bytes(self) -> float:
         """What any implementation moves at least: the input, the weights, the last outputs and the gradients once."""
-        rows, train = self.T * self.B, self.pass_ == "train"
+        rows, train = self.rows, self.pass_ == "train"
         weights = sum(self.H * (width + self.H) for width in self.layer_inputs)
         numbers = rows * (self.I * (1 + train * self.input_grad) + self.H * self.directions) + weights * (1 + train)
         return float(self.torch_dtype.itemsize * numbers)
@@ -103,13 +127,25 @@ HEADLINE = [
     Case("headline", 35, 128, 1024, 1024),
     Case("headline", 784, 100, 1, 100),
     Case("headline", 50, 1, 32, 64),
+    Case("headline", 60, 48, 88, 150),
+    Case("headline", 200, 16, 40, 320),
 ]
 ONE = HEADLINE[2]  # of which all that differs from the headline is measured
+SHORT = [
+    Case("short", 7, 1, 32, 64),
+    Case("short", 1, 32, 128, 128),
+    Case("short", 10, 4, 16, 16),
+    Case("short", 50, 32, 128, 128),
+]
+PACKED = [Case("packed", 200, 64, H, H, packed=True) for H in (128, 512)]
 SWEEPS = {  # by what grows
     "T": [Case("T", T, 32, 128, 128) for T in (16, 32, 64, 128, 256, 512, 1024, 2048)],
     "B": [Case("B", 64, B, 256, 256) for B in (1, 4, 16, 64, 256)],
     "H": [Case("H", 64, 32, H, H) for H in (32, 64, 128, 256, 512, 1024, 2048)],
 }
+RATES = {kind.argument: 0.1 if name == "zoneout" else 0.2 for name, kind in KINDS.items()}
+KINDS_ALONE = [{name: p} for name, p in RATES.items()]
+HIDDEN, RECURRENT, BOTH = KINDS_ALONE[0], KINDS_ALONE[1], KINDS_ALONE[0] | KINDS_ALONE[1]
 
 
 def select(device: str, quick: bool, wanted: list[str]) -> list[Case]:
@@ -118,23 +154,40 @@ def select(device: str, quick: bool, wanted: list[str]) -> list[Case]:
     return [c for c in reversed(cases.values()) if not wanted or any(word in f"{c.group} {' '.join(c.key)}" for word in wanted)]
 
 
+def with_dropouts(case: Case, dropouts: Mapping[str, float], scope: str = "step") -> Case:
+    """A case of the group "dropout", with a second layer where anything is dropped between layers."""
+    return replace(case, group="dropout", dropouts=dropouts, mask_scope=scope, layers=1 + ("dropout" in dropouts))
+
+
+def of_kind(case: Case, dropouts: Mapping[str, float]) -> Case:
+    """Of the group "kinds": rnndrop beside nn.RNN alone."""
+    return replace(with_dropouts(case, dropouts), group="kinds", who="two")
+
+
 def _quick(device: str) -> Iterator[Case]:
-    yield from (replace(case, everyone=case in (HEADLINE[1], HEADLINE[6])) for case in HEADLINE)
+    yield from (replace(case, who="everyone" if case in (HEADLINE[1], HEADLINE[6]) else "most") for case in HEADLINE[:7])
     yield replace(ONE, pass_="inference")
     yield replace(ONE, pass_="forward")
     if device == "cuda":
         yield replace(HEADLINE[4], dtype="bf16")
+    yield from (of_kind(ONE, dropouts) for dropouts in (*KINDS_ALONE[1:], BOTH, RATES))
+    yield replace(PACKED[0], who="two")
     yield from (case for case in SWEEPS["T"] if case.T in (16, 64, 256))
-    yield replace(ONE, group="dropout", dropouts={"recurrent_dropout": 0.2}, mask_scope="sequence")
 
 
 def _whole(device: str) -> Iterator[Case]:
-    yield from (replace(case, everyone=True) for case in HEADLINE)
+    yield from (replace(case, who="everyone") for case in HEADLINE)
     for pass_ in ("inference", "forward"):
         yield from (replace(case, pass_=pass_) for case in HEADLINE)
-    hidden, recurrent = {"hidden_dropout": 0.2}, {"recurrent_dropout": 0.2}
-    for dropouts, scope in [(hidden, "sequence"), (recurrent, "step"), (recurrent, "sequence"), (hidden | recurrent, "step")]:
-        yield replace(ONE, group="dropout", dropouts=dropouts, mask_scope=scope)
+    for dropouts in (*KINDS_ALONE[1:], BOTH, RATES):
+        yield with_dropouts(ONE, dropouts)
+    for dropouts in (HIDDEN, RECURRENT, RATES):
+        yield with_dropouts(ONE, dropouts, "sequence")
+    yield replace(with_dropouts(ONE, {"zoneout": RATES["zoneout"]}), pass_="inference")
+    yield from SHORT
+    yield from PACKED
+    for dropouts in (*KINDS_ALONE[1:], BOTH):
+        yield from (of_kind(case, dropouts) for case in HEADLINE)
     yield replace(ONE, group="network", layers=2, dropouts={"dropout": 0.2, "hidden_dropout": 0.2})
     yield replace(ONE, group="network", bidirectional=True)
     yield replace(ONE, group="network", input_grad=True)

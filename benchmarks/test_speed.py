@@ -26,7 +26,7 @@ def test_speed(benchmark: Any, case: Case, contender: Contender) -> None:
     benchmark.group = " ".join(case.key)
     set_precision(case.dtype)
     rnn = source(case, DEVICE)
-    x = torch.randn(case.T, case.B, case.I, device=DEVICE).to(case.torch_dtype)
+    x = case.input(DEVICE)
     try:
         check(contender, case, rnn, x)
     except ValueError as error:

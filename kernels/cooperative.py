@@ -20,7 +20,9 @@ compiles, W_hh then partly in registers. Untested on a device.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -29,10 +31,23 @@ from torch import Tensor
 
 from . import launch
 from .cell import cell_backward, cell_forward
-from .launch import Masks, bits_and_scale, cropped, dense, inverse, is_per_step, on_device, padded
-from .mask_bits import slice_kept
+from .launch import (
+    Masks,
+    bits_and_scale,
+    bits_and_share,
+    check_zoneout,
+    cropped,
+    dense,
+    inverse,
+    is_per_step,
+    on_device,
+    padded,
+    row_offsets,
+)
+from .mask_bits import slice_kept, slice_words
 from .plan import CooperativePlan, plan_cooperative
 from .product import multiply, precision
+from .slice_layout import both_columns, from_result, slice_pairs, slice_rows
 
 
 @triton.jit
@@ -50,8 +65,20 @@ def grid_barrier_wait(barrier_ptr, arrivals):
 
 
 @triton.jit
-def load_weight_slice(w_hh_ptr, column, WIDTH: tl.constexpr, CHUNK: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """The columns given of W_hh.T (of W_hh if TRANSPOSED), as a tuple of (CHUNK, columns)."""
+def rows_of_step(offsets_ptr, t, T, B):
+    """The first row of step t and the number of its rows: none before the first step and after the last."""
+    exists = (t >= 0) & (t < T)
+    if offsets_ptr is None:
+        start, stop = t * B, t * B + tl.where(exists, B, 0)
+    else:
+        start, stop = tl.load(offsets_ptr + t, mask=exists, other=0), tl.load(offsets_ptr + t + 1, mask=exists, other=0)
+    return start, stop - start
+
+
+@triton.jit
+def load_weight_slice(w_hh_ptr, WIDTH: tl.constexpr, SLICE: tl.constexpr, CHUNK: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """The slice's columns of W_hh.T (of W_hh if TRANSPOSED), as a tuple of (CHUNK, SLICE)."""
+    column = tl.program_id(0) * SLICE + tl.arange(0, SLICE)
     chunks = ()
     for start in tl.static_range(0, WIDTH, CHUNK):
         k = start + tl.arange(0, CHUNK)
@@ -63,42 +90,50 @@ def load_weight_slice(w_hh_ptr, column, WIDTH: tl.constexpr, CHUNK: tl.constexpr
 @triton.jit
 def clear_padding(x, column, H: tl.constexpr, WIDTH: tl.constexpr):
     """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
-    return tl.where((column < H)[None, :], x, 0.0) if H < WIDTH else x
+    return tl.where(column < H, x, 0.0) if H < WIDTH else x
 
 
 @triton.jit
-def times_weight(source_ptr, w, real, WIDTH: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
-    """Rows at source_ptr, (rows, WIDTH), times the weight slice. Other programs wrote them: .cg reads from the L2 cache."""
-    ROWS: tl.constexpr = real.shape[0]
+def times_weight(source_ptr, rows, w, WIDTH: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr):
+    """The first so many rows at source_ptr, (rows, WIDTH), times the weight slice, as slice_layout has it. Other programs
+    wrote them: .cg reads from the L2 cache."""
+    row = tl.arange(0, ROWS)[:, None]
     total = tl.zeros([ROWS, w[0].shape[1]], tl.float32)
     for i in tl.static_range(len(w)):
-        k = i * CHUNK + tl.arange(0, CHUNK)
-        at = tl.arange(0, ROWS)[:, None] * WIDTH + k[None, :]
-        h = tl.load(source_ptr + at, mask=real[:, None] & (k < WIDTH)[None, :], other=0.0, cache_modifier=".cg")
+        k = i * CHUNK + tl.arange(0, CHUNK)[None, :]
+        h = tl.load(source_ptr + row * WIDTH + k, mask=(row < rows) & (k < WIDTH), other=0.0, cache_modifier=".cg")
         total = multiply(h, w[i], total, PRECISION)
-    return total
+    return from_result(total)
 
 
-RUNTIME = ["T", "B", "tiles", "begin", "end", "hidden_scale", "inverse_scale", "recurrent_scale"]
+@triton.jit
+def enter(h, words, column, scale):
+    """h where it enters W_hh, by the words of the recurrent mask."""
+    return tl.where(slice_kept(words, column), h.to(tl.float32) * scale, 0.0).to(h.dtype)
+
+
+RUNTIME = ["T", "B", "begin", "end", "hidden_scale", "inverse_scale", "recurrent_scale", "old_share"]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def forward_kernel(
-    input_projection_ptr,  # (T, B, WIDTH)
+    input_projection_ptr,  # (N, WIDTH)
     h_0_ptr,  # (B, WIDTH)
     w_hh_ptr,  # (WIDTH, WIDTH)
-    hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
+    hidden_ptr,  # (N or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
-    output_ptr,  # (T, B, WIDTH)
-    exchange_ptr,  # (2, B, WIDTH): r * h of this step and of the next; None without recurrent_ptr, where the output serves
+    zoneout_ptr,  # (N, ceil(H/32)) int32, or None
+    offsets_ptr,  # (T + 1) int64, where the rows of each step begin, or None where each has B
+    output_ptr,  # (N, WIDTH)
+    exchange_ptr,  # (2, B, WIDTH): what enters W_hh at this step and at the next, or None where output and h_0 serve
     barrier_ptr,  # (groups, 16) int64, zeroed
     T: tl.int64,
     B: tl.int64,
-    tiles: tl.int64,
     begin: tl.int64,
     end: tl.int64,
     hidden_scale,
     recurrent_scale,
+    old_share,  # of the old state in the expectation of zoneout, or None
     CELL: tl.constexpr,
     HIDDEN_PER_STEP: tl.constexpr,
     RECURRENT_PER_STEP: tl.constexpr,
@@ -110,74 +145,98 @@ def forward_kernel(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Phases begin ... end-1: phase 0 masks h_0 for the first product, phase p > 0 is step p - 1.
+    """Phases begin ... end-1: phase p > 0 is the p-th step taken, phase 0 makes what enters W_hh there, for an exchange.
 
     grid: (slices of the columns, groups of batch tiles).
     """
     DTYPE: tl.constexpr = output_ptr.dtype.element_ty
     T, B = tl.cast(T, tl.int64), tl.cast(B, tl.int64)  # the interpreter does not read annotations
     group, groups = tl.program_id(1), tl.num_programs(1)
-    row, column = tl.arange(0, ROWS), tl.program_id(0) * SLICE + tl.arange(0, SLICE)
-    at = row[:, None] * WIDTH + column[None, :]
-    w = load_weight_slice(w_hh_ptr, column, WIDTH, CHUNK, False)
+    row, pair = slice_rows(), slice_pairs(SLICE)
+    column = both_columns(pair)
+    at, mine = row * WIDTH + column, column < WIDTH
     barrier_ptr += group * 16
 
-    if recurrent_ptr is not None and begin == 0:
-        t = T - 1 if REVERSE else begin
-        for tile in range(group, tiles, groups):
+    if exchange_ptr is not None and begin == 0:
+        start, size = rows_of_step(offsets_ptr, T - 1 if REVERSE else begin, T, B)
+        for tile in range(group, tl.cdiv(size, ROWS), groups):
             b = tile * ROWS
-            real = b + row < B
-            inside = real[:, None] & (column < WIDTH)[None, :]
-            keep = slice_kept(recurrent_ptr, t * B + b if RECURRENT_PER_STEP else b, real, H, SLICE)
-            h = tl.load(h_0_ptr + b * WIDTH + at, mask=inside, other=0.0).to(tl.float32)
-            tl.store(exchange_ptr + b * WIDTH + at, tl.where(keep, h * recurrent_scale, 0.0).to(DTYPE), mask=inside)
+            now = b + row < size
+            h = tl.load(h_0_ptr + b * WIDTH + at, mask=now & mine, other=0.0)
+            if recurrent_ptr is not None:
+                recurrent = slice_words(recurrent_ptr, start + b if RECURRENT_PER_STEP else b, now, pair, H)
+                h = enter(h, recurrent, column, recurrent_scale)
+            tl.store(exchange_ptr + b * WIDTH + at, h, mask=now & mine)
         grid_barrier_arrive(barrier_ptr)
 
+    # Only now: on its way to shared memory it takes more registers than phase 0 leaves.
+    w = load_weight_slice(w_hh_ptr, WIDTH, SLICE, CHUNK, False)
     for phase in range(tl.maximum(begin, 1), end):
         t = T - phase if REVERSE else phase - 1
-        after = t - 1 if REVERSE else t + 1
-        if recurrent_ptr is not None:
+        before, after = (t + 1, t - 1) if REVERSE else (t - 1, t + 1)
+        start, size = rows_of_step(offsets_ptr, t, T, B)
+        start_before, size_before = rows_of_step(offsets_ptr, before, T, B)
+        start_after, size_after = rows_of_step(offsets_ptr, after, T, B)
+        if exchange_ptr is not None:
             source_ptr = exchange_ptr + (phase - 1) % 2 * B * WIDTH
         else:
-            source_ptr = tl.where(phase == 1, h_0_ptr, output_ptr + (2 * t - after) * B * WIDTH)
-        for tile in range(group, tiles, groups):
+            source_ptr = tl.where(size_before == 0, h_0_ptr, output_ptr + start_before * WIDTH)
+        for tile in range(group, tl.cdiv(tl.maximum(size, size_after), ROWS), groups):
             b = tile * ROWS
-            real = b + row < B
-            inside = real[:, None] & (column < WIDTH)[None, :]
-            start = (t * B + b) * WIDTH
-            gates = tl.load(input_projection_ptr + start + at, mask=inside, other=0.0).to(tl.float32)
+            now, following = b + row < size, b + row < size_after
+            here, of_tile = (start + b) * WIDTH, b * WIDTH
+            # What no other program writes is loaded before the wait, and first used after it.
+            x = tl.load(input_projection_ptr + here + at, mask=now & mine, other=0.0)
             if hidden_ptr is not None:
-                keep = slice_kept(hidden_ptr, t * B + b if HIDDEN_PER_STEP else b, real, H, SLICE)
-            if tile == group:  # what no other program writes is loaded before the wait
+                hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
+            if zoneout_ptr is not None:
+                zoneout = slice_words(zoneout_ptr, start + b, now, pair, H)
+            if zoneout_ptr is not None or old_share is not None:
+                continues = b + row < size_before
+                old = tl.load(output_ptr + (start_before + b) * WIDTH + at, mask=now & continues & mine, other=0.0)
+                if size > size_before:  # sequences begin here
+                    old = tl.where(continues, old, tl.load(h_0_ptr + of_tile + at, mask=now & mine & ~continues, other=0.0))
+            if tile == group:
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
-            gates += times_weight(source_ptr + b * WIDTH, w, real, WIDTH, CHUNK, PRECISION)
-            h = cell_forward(clear_padding(gates, column, H, WIDTH), CELL, DTYPE, "exact")
-            if hidden_ptr is not None:
-                h = tl.where(keep, h * hidden_scale, 0.0)
-            h = h.to(DTYPE)
-            tl.store(output_ptr + start + at, h, mask=inside)
             if recurrent_ptr is not None:
-                following = b + row < B * (phase < T)  # no rows after the last step
-                keep = slice_kept(recurrent_ptr, after * B + b if RECURRENT_PER_STEP else b, following, H, SLICE)
-                h = tl.where(keep, h.to(tl.float32) * recurrent_scale, 0.0)
-                tl.store(exchange_ptr + (phase % 2 * B + b) * WIDTH + at, h.to(DTYPE), mask=inside)
+                first_row = start_after + b if RECURRENT_PER_STEP else b
+                recurrent = slice_words(recurrent_ptr, first_row, following, pair, H)
+            gates = times_weight(source_ptr + b * WIDTH, size - b, w, WIDTH, CHUNK, ROWS, PRECISION)
+            gates = clear_padding(gates + x.to(tl.float32), column, H, WIDTH)
+            h = cell_forward(gates, CELL, DTYPE, "exact")
+            if hidden_ptr is not None:
+                h = tl.where(slice_kept(hidden, column), h * hidden_scale, 0.0)
+            if zoneout_ptr is not None:
+                h = tl.where(slice_kept(zoneout, column), h, old.to(tl.float32))
+            elif old_share is not None:
+                h = old_share * old.to(tl.float32) + (1.0 - old_share) * h
+            h = h.to(DTYPE)
+            tl.store(output_ptr + here + at, h, mask=now & mine)
+            if exchange_ptr is not None:
+                if offsets_ptr is not None and REVERSE:  # sequences may begin at the next step
+                    h = tl.where(now, h, tl.load(h_0_ptr + of_tile + at, mask=following & mine & ~now, other=0.0))
+                if recurrent_ptr is not None:
+                    h = enter(h, recurrent, column, recurrent_scale)
+                tl.store(exchange_ptr + phase % 2 * B * WIDTH + of_tile + at, h, mask=following & mine)
         grid_barrier_arrive(barrier_ptr)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_kernel(
-    grad_output_ptr,  # (T, B, WIDTH)
+    grad_output_ptr,  # (N, WIDTH)
     grad_h_n_ptr,  # (B, WIDTH), or None
-    output_ptr,  # (T, B, WIDTH)
+    output_ptr,  # (N, WIDTH)
     w_hh_ptr,  # (WIDTH, WIDTH)
-    hidden_ptr,  # (T*B or B, ceil(H/32)) int32, or None
+    hidden_ptr,  # (N or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
-    grad_gates_ptr,  # (T, B, WIDTH)
+    zoneout_ptr,  # (N, ceil(H/32)) int32, or None
+    offsets_ptr,  # (T + 1) int64, where the rows of each step begin, or None where each has B
+    carry_ptr,  # (B, WIDTH) float32, or None without zoneout: the gradient that passes by the gates of a step
+    grad_gates_ptr,  # (N, WIDTH)
     grad_h_0_ptr,  # (B, WIDTH)
     barrier_ptr,  # (groups, 16) int64, zeroed
     T: tl.int64,
     B: tl.int64,
-    tiles: tl.int64,
     begin: tl.int64,
     end: tl.int64,
     hidden_scale,
@@ -194,62 +253,89 @@ def backward_kernel(
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Phases begin ... end-1: phase p < T is the step that forward took p steps before its last, phase T makes grad_h_0.
+    """Phases begin ... end-1: phase p < T is the step that forward took p steps before its last, phase T has only gradients
+    of h_0.
 
     grid: (slices of the columns, groups of batch tiles).
     """
     DTYPE: tl.constexpr = grad_gates_ptr.dtype.element_ty
     T, B = tl.cast(T, tl.int64), tl.cast(B, tl.int64)  # the interpreter does not read annotations
     group, groups = tl.program_id(1), tl.num_programs(1)
-    row, column = tl.arange(0, ROWS), tl.program_id(0) * SLICE + tl.arange(0, SLICE)
-    at = row[:, None] * WIDTH + column[None, :]
-    w = load_weight_slice(w_hh_ptr, column, WIDTH, CHUNK, True)
+    row, pair = slice_rows(), slice_pairs(SLICE)
+    column = both_columns(pair)
+    at, mine = row * WIDTH + column, column < WIDTH
+    w = load_weight_slice(w_hh_ptr, WIDTH, SLICE, CHUNK, True)
     barrier_ptr += group * 16
 
     if begin == 0:
-        t = begin if REVERSE else T - 1
-        for tile in range(group, tiles, groups):
+        start, size = rows_of_step(offsets_ptr, begin if REVERSE else T - 1, T, B)
+        for tile in range(group, tl.cdiv(size, ROWS), groups):
             b = tile * ROWS
-            real = b + row < B
-            inside = real[:, None] & (column < WIDTH)[None, :]
-            start = (t * B + b) * WIDTH
-            dh = tl.load(grad_output_ptr + start + at, mask=inside, other=0.0).to(tl.float32)
+            now = b + row < size
+            here, of_tile = (start + b) * WIDTH, b * WIDTH
+            dh = tl.load(grad_output_ptr + here + at, mask=now & mine, other=0.0).to(tl.float32)
             if grad_h_n_ptr is not None:
-                dh += tl.load(grad_h_n_ptr + b * WIDTH + at, mask=inside, other=0.0).to(tl.float32)
-            y = tl.load(output_ptr + start + at, mask=inside, other=0.0).to(tl.float32)
-            grad_gates = cell_backward(dh, y, hidden_scale, inverse_scale, CELL)
+                dh += tl.load(grad_h_n_ptr + of_tile + at, mask=now & mine, other=0.0).to(tl.float32)
+            grad_gates = cell_backward(
+                dh,
+                tl.load(output_ptr + here + at, mask=now & mine, other=0.0).to(tl.float32),
+                hidden_scale,
+                inverse_scale,
+                CELL,
+            )
             if hidden_ptr is not None:
-                keep = slice_kept(hidden_ptr, t * B + b if HIDDEN_PER_STEP else b, real, H, SLICE)
-                grad_gates = tl.where(keep, grad_gates, 0.0)
-            tl.store(grad_gates_ptr + start + at, grad_gates.to(DTYPE), mask=inside)
+                hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
+                grad_gates = tl.where(slice_kept(hidden, column), grad_gates, 0.0)
+            if zoneout_ptr is not None:
+                new = slice_kept(slice_words(zoneout_ptr, start + b, now, pair, H), column)
+                grad_gates = tl.where(new, grad_gates, 0.0)
+                tl.store(carry_ptr + of_tile + at, tl.where(new, 0.0, dh), mask=now & mine)
+            tl.store(grad_gates_ptr + here + at, grad_gates.to(DTYPE), mask=now & mine)
         grid_barrier_arrive(barrier_ptr)
 
     for phase in range(tl.maximum(begin, 1), end):
         t = phase if REVERSE else T - 1 - phase
         after = t - 1 if REVERSE else t + 1
-        for tile in range(group, tiles, groups):
+        start, size = rows_of_step(offsets_ptr, t, T, B)
+        start_after, size_after = rows_of_step(offsets_ptr, after, T, B)
+        for tile in range(group, tl.cdiv(tl.maximum(size, size_after), ROWS), groups):
             b = tile * ROWS
-            real = b + row < B
-            inside = real[:, None] & (column < WIDTH)[None, :]
-            start = (t * B + b) * WIDTH
-            now = b + row < B * (phase < T)  # no rows in phase T
-            g = tl.load(grad_output_ptr + start + at, mask=now[:, None] & inside, other=0.0).to(tl.float32)
-            y = tl.load(output_ptr + start + at, mask=now[:, None] & inside, other=0.0).to(tl.float32)
+            now, following = b + row < size, b + row < size_after
+            here, of_tile = (start + b) * WIDTH, b * WIDTH
+            # What no other program writes is loaded before the wait, and first used after it.
+            g = tl.load(grad_output_ptr + here + at, mask=now & mine, other=0.0)
+            y = tl.load(output_ptr + here + at, mask=now & mine, other=0.0)
             if hidden_ptr is not None:
-                keep = slice_kept(hidden_ptr, t * B + b if HIDDEN_PER_STEP else b, now, H, SLICE)
+                hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
             if recurrent_ptr is not None:
-                entering = slice_kept(recurrent_ptr, after * B + b if RECURRENT_PER_STEP else b, real, H, SLICE)
+                first_row = start_after + b if RECURRENT_PER_STEP else b
+                recurrent = slice_words(recurrent_ptr, first_row, following, pair, H)
+            if zoneout_ptr is not None:
+                zoneout = slice_words(zoneout_ptr, start + b, now, pair, H)
+                carry = tl.load(carry_ptr + of_tile + at, mask=following & mine, other=0.0)
             if tile == group:
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
-            dh = times_weight(grad_gates_ptr + (after * B + b) * WIDTH, w, real, WIDTH, CHUNK, PRECISION)
+            source_ptr = grad_gates_ptr + (start_after + b) * WIDTH
+            dh = times_weight(source_ptr, size_after - b, w, WIDTH, CHUNK, ROWS, PRECISION)
             if recurrent_ptr is not None:
-                dh = tl.where(entering, dh * recurrent_scale, 0.0)
+                dh = tl.where(slice_kept(recurrent, column), dh * recurrent_scale, 0.0)
             dh = clear_padding(dh, column, H, WIDTH)
-            grad_gates = cell_backward(g + dh, y, hidden_scale, inverse_scale, CELL)
+            if zoneout_ptr is not None:
+                dh += carry
+            if size_after > size:  # sequences begin at the step after
+                tl.store(grad_h_0_ptr + of_tile + at, dh.to(DTYPE), mask=following & mine & ~now)
+            if grad_h_n_ptr is not None:
+                if size > size_after:  # sequences end here
+                    dh += tl.load(grad_h_n_ptr + of_tile + at, mask=now & mine & ~following, other=0.0).to(tl.float32)
+            dh += g.to(tl.float32)
+            grad_gates = cell_backward(dh, y.to(tl.float32), hidden_scale, inverse_scale, CELL)
             if hidden_ptr is not None:
-                grad_gates = tl.where(keep, grad_gates, 0.0)
-            destination_ptr = tl.where(phase < T, grad_gates_ptr + start, grad_h_0_ptr + b * WIDTH)
-            tl.store(destination_ptr + at, tl.where(phase < T, grad_gates, dh).to(DTYPE), mask=inside)
+                grad_gates = tl.where(slice_kept(hidden, column), grad_gates, 0.0)
+            if zoneout_ptr is not None:
+                new = slice_kept(zoneout, column)
+                grad_gates = tl.where(new, grad_gates, 0.0)
+                tl.store(carry_ptr + of_tile + at, tl.where(new, 0.0, dh), mask=now & mine)
+            tl.store(grad_gates_ptr + here + at, grad_gates.to(DTYPE), mask=now & mine)
         grid_barrier_arrive(barrier_ptr)
 
 
@@ -262,38 +348,42 @@ def forward(
     cell: str,
     reverse: bool = False,
     tf32: bool = False,
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
     """The output of every step.
 
     Args:
-        input_projection: (T, B, H) of float32, float16 or bfloat16, W_ih x and both biases.
+        input_projection: (T, B, H), or (N, H) with `sizes`, of float32, float16 or bfloat16, W_ih x and both biases.
         h_0: (B, H).
         w_hh: (H, H).
         masks: by kind; one that is not there drops nothing. "hidden": of the new state. "recurrent": of the state where it
-            enters W_hh.
+            enters W_hh. "zoneout": where the new state is taken and not the old one.
         cell: "RNN_TANH" or "RNN_RELU".
         reverse: from the last step to the first.
         tf32: fp32 products may round their operands to tf32.
+        sizes: the rows of each step of sequences of different lengths, never increasing.
 
     Returns:
-        (T, B, H), contiguous.
+        Like input_projection, contiguous.
 
     Raises:
         ValueError: the strategy cannot run this shape here, and why.
     """
-    H = input_projection.shape[2]
+    H = input_projection.shape[-1]
     with on_device(input_projection):
-        plan, constexprs = _plan(input_projection, masks, tf32)
+        plan, shape, constexprs = _plan(input_projection, masks, tf32, sizes)
         x = dense(padded(input_projection, plan.width))
         output = torch.empty_like(x)
-        exchange = x.new_empty(2, *x.shape[1:]) if "recurrent" in masks else None
+        begin = 0 if "recurrent" in masks or (reverse and sizes is not None) else 1
+        exchange = x.new_empty(2, shape.B, plan.width) if begin == 0 else None
         weights = dense(padded(h_0, plan.width)), dense(padded(w_hh, plan.width, plan.width))
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
-        tensors = x, *weights, hidden_bits, recurrent_bits, output, exchange
-        phases = range(0 if "recurrent" in masks else 1, len(x) + 1)
+        zoneout_bits, old_share = bits_and_share(masks)
+        tensors = x, *weights, hidden_bits, recurrent_bits, zoneout_bits, shape.offsets, output, exchange
         constexprs |= {"CELL": cell, "REVERSE": reverse}
-        _launch(forward_kernel, tensors, phases, (hidden_scale, recurrent_scale), plan, constexprs)
+        numbers = hidden_scale, recurrent_scale, old_share
+        _launch(forward_kernel, tensors, shape, range(begin, shape.T + 1), numbers, plan, constexprs)
     return cropped(output, H)
 
 
@@ -307,45 +397,59 @@ def backward(
     cell: str,
     reverse: bool = False,
     tf32: bool = False,
+    sizes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the gates, which are those of the input projection, and of h_0.
 
     Args:
-        grad_output: (T, B, H).
+        grad_output: like output.
         grad_h_n: (B, H), or None.
-        output: (T, B, H), what forward returned. The rest is what forward was given.
+        output: (T, B, H) or (N, H), what forward returned. The rest is what forward was given, zoneout as a mask.
 
     Returns:
-        (T, B, H) and (B, H), contiguous.
+        Like output, and (B, H), contiguous.
 
     Raises:
         ValueError: the strategy cannot run this shape here, and why.
     """
-    H = output.shape[2]
+    H = output.shape[-1]
     with on_device(output):
-        plan, constexprs = _plan(output, masks, tf32)
+        plan, shape, constexprs = _plan(output, masks, tf32, sizes)
         y = dense(padded(output, plan.width))
         gradients = (None if g is None else dense(padded(g, plan.width)) for g in (grad_output, grad_h_n))
-        grad_gates, grad_h_0 = torch.empty_like(y), y.new_empty(y.shape[1:])
+        grad_gates, grad_h_0 = torch.empty_like(y), y.new_empty(shape.B, plan.width)
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
+        zoneout_bits, _ = bits_and_share(masks)
+        carry = None if zoneout_bits is None else torch.empty_like(grad_h_0, dtype=torch.float32)
         weight = dense(padded(w_hh, plan.width, plan.width))
-        tensors = *gradients, y, weight, hidden_bits, recurrent_bits, grad_gates, grad_h_0
-        scales = hidden_scale, inverse(hidden_scale), recurrent_scale
+        bits = hidden_bits, recurrent_bits, zoneout_bits
+        tensors = *gradients, y, weight, *bits, shape.offsets, carry, grad_gates, grad_h_0
         constexprs |= {"CELL": cell, "REVERSE": reverse}
-        _launch(backward_kernel, tensors, range(len(y) + 1), scales, plan, constexprs)
+        scales = hidden_scale, inverse(hidden_scale), recurrent_scale
+        _launch(backward_kernel, tensors, shape, range(shape.T + 1), scales, plan, constexprs)
     return cropped(grad_gates, H), cropped(grad_h_0, H)
 
 
-def _plan(data: Tensor, masks: Masks, tf32: bool) -> tuple[CooperativePlan, dict[str, Any]]:
-    """The grid and tiles, and what both kernels are compiled for."""
-    T, B, H = data.shape
+class _Shape(NamedTuple):
+    T: int
+    B: int
+    offsets: Tensor | None  # the first row of each step of packed data
+
+
+def _plan(
+    data: Tensor, masks: Masks, tf32: bool, sizes: Sequence[int] | None = None
+) -> tuple[CooperativePlan, _Shape, dict[str, Any]]:
+    """The grid and tiles, the steps, and what both kernels are compiled for."""
+    T, B = data.shape[:2] if sizes is None else (len(sizes), max(sizes, default=0))
+    H, rows = data.shape[-1], math.prod(data.shape[:-1])
     device = launch.device_of(data.device)
     plan = plan_cooperative(H, B, data.dtype, device, tf32=tf32)
     launch.check_can_run("cooperative", T, B, plan.reason)
+    check_zoneout(masks, rows, H)
     constexprs = {
-        "HIDDEN_PER_STEP": is_per_step(masks, "hidden", T * B, B, H),
-        "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", T * B, B, H),
+        "HIDDEN_PER_STEP": is_per_step(masks, "hidden", rows, B, H),
+        "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", rows, B, H),
         "PRECISION": precision(data.dtype, tf32, device.backend),
         "H": H,
         "WIDTH": plan.width,
@@ -356,22 +460,23 @@ def _plan(data: Tensor, masks: Masks, tf32: bool) -> tuple[CooperativePlan, dict
         "num_stages": 1,  # Triton's pipeliner would load the next tile's h before its programs have met
         "launch_cooperative_grid": True,
     }
-    return plan, constexprs
+    offsets = None if sizes is None else row_offsets(tuple(sizes), data.device)
+    return plan, _Shape(T, B, offsets), constexprs
 
 
 def _launch(
     kernel: Any,
-    tensors: tuple[Tensor | None, ...],  # the first is (T, B, WIDTH)
+    tensors: tuple[Tensor | None, ...],
+    shape: _Shape,
     phases: range,
-    scales: tuple[float, ...],
+    numbers: tuple[float | None, ...],
     plan: CooperativePlan,
     constexprs: dict[str, Any],
 ) -> None:
     """One launch for all phases. Triton's interpreter runs program after program, so there each phase is a launch."""
-    data = tensors[0]
-    T, B, _ = data.shape
-    barrier = torch.zeros(plan.groups, 16, dtype=torch.int64, device=data.device)  # 128 bytes a counter, a cache line
-    interpreted = launch.device_of(data.device).backend == "interpreter"
+    device = tensors[0].device
+    barrier = torch.zeros(plan.groups, 16, dtype=torch.int64, device=device)  # 128 bytes a counter, a cache line
+    interpreted = launch.device_of(device).backend == "interpreter"
     launches = [(p, p + 1) for p in phases] if interpreted else [(phases.start, phases.stop)]
     for begin, end in launches:
-        kernel[plan.slices, plan.groups](*tensors, barrier, T, B, -(-B // plan.rows), begin, end, *scales, **constexprs)
+        kernel[plan.slices, plan.groups](*tensors, barrier, shape.T, shape.B, begin, end, *numbers, **constexprs)

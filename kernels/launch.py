@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -20,8 +21,9 @@ class MaskBits(NamedTuple):
     """A packed mask: bit c % 32 of word c // 32 is 1 where column c is kept, 0 past the last column.
 
     Attributes:
-        bits: int32 (rows, ceil(H/32)). As many rows as the data has (T*B or N) are a mask per step; B rows are a mask per
-            sequence, the same at each of its steps. No rows are the expectation of zoneout.
+        bits: int32 (rows, ceil(H/32)); `resident` takes (directions, rows, ceil(H/32)). As many rows as the data has (T*B or
+            N) are a mask per step; B rows are a mask per sequence, the same at each of its steps. No rows are the expectation
+            of zoneout.
         scale: 1 / (1 - p), or 0 where everything is dropped. Of zoneout 1, of its expectation the old state's share.
     """
 
@@ -139,7 +141,7 @@ def bits_and_share(masks: Masks) -> tuple[Tensor | None, float | None]:
     if "zoneout" not in masks:
         return None, None
     bits, scale = masks["zoneout"]
-    return (dense(bits), None) if bits.shape[0] else (None, scale)
+    return (dense(bits), None) if bits.shape[-2] else (None, scale)
 
 
 def inverse(scale: float) -> float:
@@ -155,10 +157,47 @@ def is_per_step(masks: Masks, kind: str, rows: int, B: int, H: int) -> bool:
     """
     if kind not in masks:
         return False
-    found, words = masks[kind].bits.shape
+    *_, found, words = masks[kind].bits.shape
     if found not in (rows, B) or words != -(-H // 32):
-        raise ValueError(f"a packed mask should be ({rows} or {B}, {-(-H // 32)}), got ({found}, {words})")
+        expected = rows if rows == B else f"{rows} or {B}"
+        raise ValueError(f"a packed mask should be ({expected}, {-(-H // 32)}), got ({found}, {words})")
     return found == rows
+
+
+def check_zoneout(masks: Masks, rows: int, H: int) -> None:
+    """ValueError where there is a mask of zoneout that has no row for each row of the data, or another width."""
+    if "zoneout" in masks and masks["zoneout"].bits.shape[-2]:
+        is_per_step(masks, "zoneout", rows, rows, H)
+
+
+def row_offsets(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """The first row of each step of packed data, and the row after its last, int64 (T + 1) on the device.
+
+    They are copied once for all launches of the same sizes, and nothing waits for the copy.
+
+    Args:
+        sizes: the rows of each step.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and no launch before it had these sizes.
+    """
+    offsets = _row_offsets(sizes, device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _OFFSETS_OF_GRAPHS[sizes, device] = offsets  # which are read at each replay, whatever the cache has forgotten
+    return offsets
+
+
+_OFFSETS_OF_GRAPHS: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+
+@functools.lru_cache(1024)
+def _row_offsets(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    offsets = torch.from_numpy(np.cumsum((0, *sizes), dtype=np.int64))
+    if device.type != "cuda":
+        return offsets.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("packed data in a CUDA graph: run it once before the capture, which copies where its steps begin")
+    return offsets.pin_memory().to(device, non_blocking=True)
 
 
 def dense(x: Tensor | None) -> Tensor | None:

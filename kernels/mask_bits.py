@@ -1,8 +1,8 @@
 """The three ways in which the sequence kernels read packed masks, int32 (rows, ceil(H/32)): bit c % 32 of word c // 32 of a
 row is 1 where column c is kept.
 
-    resident        tile_words and drop_from_tile: one word for a lane's four columns of each row, loaded a step ahead
-    cooperative     slice_kept: bytes, since a slice of 16 columns has no word of its own
+    resident        tile_words and tile_kept: one word for a lane's four columns of each row, loaded a step ahead
+    cooperative     slice_words and slice_kept: one word for a lane's two columns of each row, loaded before it waits
     stepwise        kept: a word for each element, which neighbouring lanes share
 
 None reads past a row, whose last word may have columns that are not there.
@@ -10,6 +10,8 @@ None reads past a row, whose last word may have columns that are not there.
 
 import triton
 import triton.language as tl
+
+from .slice_layout import slice_rows
 
 
 @triton.jit
@@ -23,24 +25,33 @@ def tile_words(row, H: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr)
 
 
 @triton.jit
-def drop_from_tile(x, words):
-    """x (4, REPEATS, 2, WARPS, 8, 4) where its words keep it, 0 elsewhere, NaN or not."""
+def tile_kept(words):
+    """Booleans (4, REPEATS, 2, WARPS, 8, 4) of the words of a tile."""
     column = tl.arange(0, 4)[:, None, None, None, None, None]
-    warp = tl.arange(0, x.shape[3])[None, None, None, :, None, None]
+    warp = tl.arange(0, words.shape[3])[None, None, None, :, None, None]
     lane = tl.arange(0, 4)[None, None, None, None, None, :]
-    return tl.where(words >> (warp % 2 * 16 + lane * 4) >> column & 1 != 0, x, 0.0)
+    return words >> (warp % 2 * 16 + lane * 4) >> column & 1 != 0
 
 
 @triton.jit
-def slice_kept(bits_ptr, first_row, real, H: tl.constexpr, SLICE: tl.constexpr):
-    """Booleans (rows, SLICE): columns SLICE * program_id(0) ... of the rows from first_row (int64). False where a row is
-    not real."""
-    ROWS: tl.constexpr = real.shape[0]
-    STRIDE: tl.constexpr = (H + 31) // 32 * 4
-    byte = tl.program_id(0) * (SLICE // 8) + tl.arange(0, SLICE // 8)[None, :]
-    start = bits_ptr.to(tl.pointer_type(tl.int8)) + first_row * STRIDE
-    eight = tl.load(start + tl.arange(0, ROWS)[:, None] * STRIDE + byte, mask=real[:, None] & (byte * 8 < H), other=0)
-    return tl.reshape((eight[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1, [ROWS, SLICE]) != 0
+def drop_from_tile(x, words):
+    """x (4, REPEATS, 2, WARPS, 8, 4) where its words keep it, 0 elsewhere, NaN or not."""
+    return tl.where(tile_kept(words), x, 0.0)
+
+
+@triton.jit
+def slice_words(bits_ptr, first_row, there, pair, H: tl.constexpr):
+    """The words of slice_layout's pairs of columns, (1, REPEATS, 2, WARPS, 8, 4), in the rows from first_row (int64). 0 where
+    a row is not there."""
+    WORDS: tl.constexpr = (H + 31) // 32
+    word = pair // 32
+    return tl.load(bits_ptr + first_row * WORDS + (slice_rows() * WORDS + word), mask=there & (word < WORDS), other=0)
+
+
+@triton.jit
+def slice_kept(words, column):
+    """Whether the words keep the columns given, (2, REPEATS, 2, WARPS, 8, 4)."""
+    return (words >> (column % 32)) & 1 != 0
 
 
 @triton.jit

@@ -29,6 +29,7 @@ REASONS = {  # for each strategy
     "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
     "stepwise": "one library product and one pointwise kernel a step",
 }
+BOTH_DIRECTIONS = ("resident",)  # strategies that take them at once
 
 
 class ResidentPlan(NamedTuple):
@@ -76,11 +77,10 @@ def choose(
     dtype: torch.dtype,
     device: Device,
     *,
-    packed: bool = False,
     tf32: bool = False,
     cell: str = "RNN_TANH",
 ) -> Choice:
-    """The strategy of a layer of H units and B sequences on a device; `packed`: of different lengths."""
+    """The strategy of a layer of H units and at most B sequences a step on a device."""
     if cell not in CELLS:
         return Choice("reference", f"no kernel has the cell {cell}: a plain loop", None, {})
     if dtype not in DTYPES:
@@ -94,9 +94,7 @@ def choose(
     ):
         side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
         waves = _ceil_div(_ceil_div(B, ROWS), side_by_side)
-        if packed:
-            rejected[name] = "the sequences are of different lengths"
-        elif plan.reason:
+        if plan.reason:
             rejected[name] = plan.reason
         elif waves > WAVES:
             rejected[name] = f"B = {B} is {waves} batch tiles for each program in turn, more than {WAVES}"
@@ -113,7 +111,6 @@ def refusal(
     dtype: torch.dtype,
     device: Device,
     *,
-    packed: bool = False,
     tf32: bool = False,
     cell: str = "RNN_TANH",
 ) -> str:
@@ -124,8 +121,6 @@ def refusal(
         return "there is nothing to compute"
     if strategy == "stepwise":
         return without_kernel(dtype)
-    if packed:
-        return "the sequences are of different lengths"
     plan = plan_resident if strategy == "resident" else plan_cooperative
     return plan(H, B, dtype, device, tf32=tf32).reason
 

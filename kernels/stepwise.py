@@ -3,7 +3,8 @@
 What limits it on a GPU with small layers is neither bytes nor operations: two launches a step that depend on each other take
 some 5 us of the device, 3 us inside a CUDA graph, and Python's part of them takes the host 25 to 35 us a step, which is what
 counts unless a CUDA graph replays the call. It may be captured: nothing here waits for the device, and only Python integers
-steer it. Estimates; none was measured on a device.
+steer it. A graph that the layer kept itself would belong in `forward` and `backward`, by shapes; without a device to try it on,
+there is none. Estimates; none was measured on a device.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .cell import cell_backward, cell_forward
-from .launch import Masks, bits_and_scale, check_can_run, dense, inverse, is_per_step, on_device
+from .launch import Masks, bits_and_scale, bits_and_share, check_can_run, check_zoneout, dense, inverse, is_per_step, on_device
 from .mask_bits import kept
 from .plan import DTYPES
 
 TILE = 1024  # elements a program takes
-RUNTIME = ["rows", "others", "hidden_row", "recurrent_row", "hidden_scale", "inverse_scale", "recurrent_scale"]
+RUNTIME = ["rows", "others", "olds", "hidden_row", "recurrent_row", "zoneout_row"]
+RUNTIME += ["hidden_scale", "inverse_scale", "recurrent_scale", "old_share"]
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -31,13 +33,18 @@ def forward_kernel(
     h_0_ptr,  # (B, H)
     hidden_ptr,  # (any, ceil(H/32)) int32, or None: row hidden_row is that of our row 0
     recurrent_ptr,  # the same for the next step
+    zoneout_ptr,  # the same for this step
+    old_ptr,  # (olds, H): the output of the step before, or None without zoneout
     state_ptr,  # (others, H), or None: r * h for the next step, from h_0 where a sequence starts there
     rows,
     others,  # rows of the next step
     hidden_row: tl.int64,
     recurrent_row: tl.int64,
+    zoneout_row: tl.int64,
     hidden_scale,
     recurrent_scale,
+    old_share,  # of the old state in the expectation of zoneout, or None
+    olds,
     H,
     CELL: tl.constexpr,
     ROWS: tl.constexpr,
@@ -51,6 +58,14 @@ def forward_kernel(
     h = cell_forward(tl.load(gates_ptr + at, mask=inside, other=0.0).to(tl.float32), CELL, DTYPE, "exact")
     if hidden_ptr is not None:
         h = tl.where(kept(hidden_ptr, hidden_row + row, column, H, inside), h * hidden_scale, 0.0)
+    if old_ptr is not None:
+        begins = row >= olds
+        old = tl.load(old_ptr + at, mask=inside & ~begins, other=0.0)
+        old = tl.where(begins, tl.load(h_0_ptr + at, mask=inside & begins, other=0.0), old).to(tl.float32)
+        if zoneout_ptr is not None:
+            h = tl.where(kept(zoneout_ptr, zoneout_row + row, column, H, inside), h, old)
+        else:
+            h = old_share * old + (1.0 - old_share) * h
     h = h.to(DTYPE)
     tl.store(gates_ptr + at, h, mask=inside)
     if state_ptr is not None:
@@ -69,6 +84,8 @@ def backward_kernel(
     output_ptr,  # (rows, H)
     hidden_ptr,  # (any, ceil(H/32)) int32, or None: row hidden_row is that of our row 0
     recurrent_ptr,  # the same for the step after
+    zoneout_ptr,  # the same for this step
+    carry_ptr,  # (B, H) float32, or None without zoneout: the gradient that passes by the gates of a step
     state_ptr,  # (others, H): the gradient of the gates of the step after, times W_hh
     grad_gates_ptr,  # (rows, H)
     grad_h_0_ptr,  # (B, H): given by a sequence that starts at the step after (row >= rows)
@@ -76,6 +93,7 @@ def backward_kernel(
     others,  # rows of the step after
     hidden_row: tl.int64,
     recurrent_row: tl.int64,
+    zoneout_row: tl.int64,
     hidden_scale,
     inverse_scale,
     recurrent_scale,
@@ -92,6 +110,8 @@ def backward_kernel(
     dh = tl.load(state_ptr + at, mask=other, other=0.0).to(tl.float32)
     if recurrent_ptr is not None:
         dh = tl.where(kept(recurrent_ptr, recurrent_row + row, column, H, other), dh * recurrent_scale, 0.0)
+    if zoneout_ptr is not None:
+        dh += tl.load(carry_ptr + at, mask=other, other=0.0)
     tl.store(grad_h_0_ptr + at, dh.to(DTYPE), mask=other & (row >= rows))
     if grad_h_n_ptr is not None:
         dh += tl.load(grad_h_n_ptr + at, mask=inside & (row >= others), other=0.0).to(tl.float32)
@@ -100,6 +120,10 @@ def backward_kernel(
     grad_gates = cell_backward(dh, y, hidden_scale, inverse_scale, CELL)
     if hidden_ptr is not None:
         grad_gates = tl.where(kept(hidden_ptr, hidden_row + row, column, H, inside), grad_gates, 0.0)
+    if zoneout_ptr is not None:
+        new = kept(zoneout_ptr, zoneout_row + row, column, H, inside)
+        grad_gates = tl.where(new, grad_gates, 0.0)
+        tl.store(carry_ptr + at, tl.where(new, 0.0, dh), mask=inside)
     tl.store(grad_gates_ptr + at, grad_gates.to(DTYPE), mask=inside)
 
 
@@ -121,7 +145,7 @@ def forward(
         h_0: (B, H).
         w_hh: (H, H).
         masks: by kind; one that is not there drops nothing. "hidden": of the new state. "recurrent": of the state where it
-            enters W_hh.
+            enters W_hh. "zoneout": where the new state is taken and not the old one.
         cell: "RNN_TANH" or "RNN_RELU".
         reverse: from the last step to the first.
         tf32: for the other strategies; the library's product asks PyTorch itself.
@@ -140,13 +164,16 @@ def forward(
         x, y = (v.view(-1, v.shape[-1]) for v in (input_projection, output))
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
+        zoneout_bits, old_share = bits_and_share(masks)
         # Without a state of its own the product reads what the step before wrote.
         state = torch.empty_like(h_0) if "recurrent" in masks or (reverse and sizes is not None) else None
         h = h_0
 
         def pointwise(step: _Step, following: _Step) -> None:
-            tensors = y[step.rows], h_0, hidden_bits, recurrent_bits, state
-            _launch(forward_kernel, tensors, step, following, (hidden_scale, recurrent_scale), cell)
+            old = h if "zoneout" in masks else None
+            tensors = y[step.rows], h_0, hidden_bits, recurrent_bits, zoneout_bits, old, state
+            numbers = hidden_scale, recurrent_scale, old_share, h.shape[0]
+            _launch(forward_kernel, tensors, step, following, numbers, cell)
 
         if state is not None:
             pointwise(_NONE, steps[0])
@@ -175,7 +202,7 @@ def backward(
     Args:
         grad_output: like output.
         grad_h_n: (B, H), or None.
-        output: (T, B, H) or (N, H), what forward returned. The rest is what forward was given.
+        output: (T, B, H) or (N, H), what forward returned. The rest is what forward was given, zoneout as a mask.
 
     Returns:
         Like output, and (B, H), contiguous.
@@ -192,12 +219,15 @@ def backward(
         grad_h_0, state = (output.new_empty(max(step.size for step in steps), H) for _ in range(2))
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
+        zoneout_bits, _ = bits_and_share(masks)
+        carry = None if zoneout_bits is None else torch.empty_like(state, dtype=torch.float32)
         scales = hidden_scale, inverse(hidden_scale), recurrent_scale
 
         following = _NONE
         for step in [*steps[::-1], _NONE]:
             rows = step.rows
-            tensors = g[rows], grad_h_n, y[rows], hidden_bits, recurrent_bits, state, d[rows], grad_h_0
+            bits = hidden_bits, recurrent_bits, zoneout_bits
+            tensors = g[rows], grad_h_n, y[rows], *bits, carry, state, d[rows], grad_h_0
             _launch(backward_kernel, tensors, step, following, scales, cell)
             if step.size:
                 torch.mm(d[rows], w_hh, out=state[: step.size])
@@ -206,7 +236,7 @@ def backward(
 
 
 class _Step(NamedTuple):
-    rows: slice  # of the data
+    rows: slice  # of the data, and of the mask of zoneout
     size: int
     hidden_row: int  # of the mask, for the step's row 0
     recurrent_row: int
@@ -223,6 +253,7 @@ def _steps(data: Tensor, masks: Masks, reverse: bool, sizes: Sequence[int] | Non
     reason = "" if data.dtype in DTYPES else f"{data.dtype} is none of float32, float16, bfloat16"
     check_can_run("stepwise", len(sizes), B, reason)
     hidden_per_step, recurrent_per_step = (is_per_step(masks, kind, rows, B, H) for kind in ("hidden", "recurrent"))
+    check_zoneout(masks, rows, H)
     steps, start = [], 0
     for size in sizes:
         steps.append(_Step(slice(start, start + size), size, start * hidden_per_step, start * recurrent_per_step))
@@ -231,7 +262,12 @@ def _steps(data: Tensor, masks: Masks, reverse: bool, sizes: Sequence[int] | Non
 
 
 def _launch(
-    kernel: Any, tensors: tuple[Tensor | None, ...], step: _Step, following: _Step, scales: tuple[float, ...], cell: str
+    kernel: Any,
+    tensors: tuple[Tensor | None, ...],
+    step: _Step,
+    following: _Step,
+    numbers: tuple[float | None, ...],
+    cell: str,
 ) -> None:
     H = tensors[0].shape[-1]
     rows, columns = max(step.size, following.size), min(triton.next_power_of_2(H), 256)
@@ -242,7 +278,8 @@ def _launch(
         following.size,
         step.hidden_row,
         following.recurrent_row,
-        *scales,
+        step.rows.start,
+        *numbers,
         H,
         CELL=cell,
         ROWS=ROWS,

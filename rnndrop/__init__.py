@@ -3,6 +3,7 @@
 modules         RNN and RNNCell, drop-ins for torch.nn's
 functional      tanh_dropout and rnn_layer, the same as functions
 mask            the mask stream: dropout_mask
+monte_carlo     dropout in evaluation, for estimates of uncertainty
 reference       the plain loop that everything is tested against
 """
 
@@ -13,9 +14,10 @@ from .dropouts import Dropouts
 from .explain import explain
 from .mask import dropout_mask
 from .modules import RNN, RNNCell
+from .monte_carlo import monte_carlo
 
 __version__ = "0.1.0"
-__all__ = ["RNN", "RNNCell", "dropout_mask", "explain", "functional"]
+__all__ = ["RNN", "RNNCell", "dropout_mask", "explain", "functional", "monte_carlo"]
 
 # torch.load(weights_only=True) of a whole module makes these.
 torch.serialization.add_safe_globals([RNN, RNNCell, Dropouts])

@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
 class Weights(NamedTuple):
-    """Of one layer in one direction, G gates of H units: (G*H, I), (G*H, H) and twice (G*H) or ``None``."""
+    """Of one layer in one direction, G gates of H units: (G*H, I), (G*H, H) and twice (G*H) or ``None``.
+
+    Of both directions at once: (2*G*H, I), (2, G*H, H) and (2*G*H).
+    """
 
     w_ih: Tensor
     w_hh: Tensor
@@ -23,6 +27,22 @@ class Weights(NamedTuple):
         w_ih, w_hh, *biases = tensors
         b_ih, b_hh = biases or (None, None)
         return cls(w_ih, w_hh, b_ih, b_hh)
+
+    @classmethod
+    def of_both(cls, forward: Weights, backward: Weights) -> Weights:
+        """Those of both directions at once."""
+        pairs = zip(forward[2:], backward[2:], strict=True)
+        b_ih, b_hh = (None if one is None or other is None else torch.cat([one, other]) for one, other in pairs)
+        return cls(torch.cat([forward.w_ih, backward.w_ih]), torch.stack([forward.w_hh, backward.w_hh]), b_ih, b_hh)
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.w_hh.dim() == 3 else 1
+
+    def of_direction(self, direction: int) -> Weights:
+        """Those of one of both directions."""
+        b_ih, b_hh = (None if b is None else b.chunk(2)[direction] for b in self[2:])
+        return Weights(self.w_ih.chunk(2)[direction], self.w_hh[direction], b_ih, b_hh)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Weights:
         b_ih, b_hh = (None if b is None else function(b) for b in self[2:])

@@ -32,7 +32,6 @@ class Problem(NamedTuple):
     steps: int
     batch: int
     hidden_size: int
-    packed: bool
     cell: str
 
 
@@ -46,7 +45,7 @@ class Choice:
     rejected: dict[str, str] = field(default_factory=dict)
 
 
-ONE_STEP = Choice("reference", "a single step is a few PyTorch operations")
+ONE_STEP = Choice("one step", "a single step is a few PyTorch operations")
 ON_THE_CPU = Choice("cpu", f"the input is on the CPU: {REASONS['cpu']}")
 
 
@@ -82,7 +81,7 @@ def _on_cuda(problem: Problem) -> Choice:
 def _to_plan(problem: Problem) -> dict[str, Any]:
     """The problem in the words of the kernels."""
     device, tf32 = launch.device_of(problem.device), launch.allows_tf32()
-    shape = dict(H=problem.hidden_size, B=problem.batch, dtype=problem.dtype, packed=problem.packed, cell=problem.cell)
+    shape = dict(H=problem.hidden_size, B=problem.batch, dtype=problem.dtype, cell=problem.cell)
     return shape | dict(device=device, tf32=tf32)
 
 
@@ -102,7 +101,7 @@ def backend(strategy: str, tf32: bool = False) -> Backend:
     """That of a strategy; `tf32`: its kernels may round. Triton is imported only here."""
     if strategy == "cpu":
         return Cpu()
-    if strategy == "reference":
+    if strategy in ("reference", "one step"):
         return Reference()
     from .backends.triton import Kernels
 

@@ -1,63 +1,83 @@
-"""The dropouts of a module: rates, scopes, and the questions that decide what has to run.
-
-A new one is a field of :class:`Dropouts`, its place in RATES, an option and an attribute here; its number in mask.py; for one
-inside the recurrence its kind in cell.py; then a line where it acts.
-"""
+"""The dropouts of a module: rates, scopes, and the questions that decide what has to run."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+from .kinds import INSIDE, KINDS, SCOPED
 from .mask import check_probability
 
 MaskScope = Literal["step", "sequence"]
 MASK_SCOPES: tuple[MaskScope, ...] = ("step", "sequence")
-RATES = {"between": "dropout", "hidden": "hidden_dropout", "recurrent": "recurrent_dropout"}  # by kind of mask
-INSIDE = ("hidden", "recurrent")  # the recurrence
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = " or ".join(filter(None, (", ".join(map(repr, choices[:-1])), repr(choices[-1]))))
+        raise ValueError(f"Unknown {name} {value!r}. Select from {listed}.")
 
 
 @dataclass(frozen=True)
 class Dropouts:
-    """Every rate is a probability in [0, 1] of an element to be zeroed; none drops by default.
+    """Every rate is a probability in [0, 1] of an element to be dropped; none drops by default.
 
     Raises:
-        ValueError: a rate that is none, or an unknown scope.
+        ValueError: a rate that is none, an unknown scope, or one of a kind that has none to choose.
     """
 
     dropout: float = 0.0
+    input_dropout: float = 0.0
     hidden_dropout: float = 0.0
     recurrent_dropout: float = 0.0
-    mask_scope: MaskScope = "step"
+    output_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    mask_scope: MaskScope | Mapping[str, MaskScope] = "step"
+    inside: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the kinds that drop inside the recurrence
 
     def __post_init__(self) -> None:
-        for name in RATES.values():
-            object.__setattr__(self, name, check_probability(name, getattr(self, name)))
-        check_choice("mask_scope", self.mask_scope, MASK_SCOPES)
+        for kind in KINDS.values():
+            object.__setattr__(self, kind.argument, check_probability(kind.argument, getattr(self, kind.argument)))
+        object.__setattr__(self, "inside", tuple(kind for kind in INSIDE if self.rate(kind)))
+        if not isinstance(self.mask_scope, Mapping):
+            check_choice("mask_scope", self.mask_scope, MASK_SCOPES)
+            return
+        object.__setattr__(self, "mask_scope", dict(self.mask_scope))
+        for name, scope in self.mask_scope.items():
+            check_choice("kind in mask_scope", name, SCOPED)
+            check_choice(f"mask_scope of {name!r}", scope, MASK_SCOPES)
 
     def rate(self, kind: str) -> float:
-        return getattr(self, RATES[kind])
+        return getattr(self, KINDS[kind].argument)
 
     def per_step(self, kind: str) -> bool:
         """Whether each step of a sequence has a mask of its own."""
-        return kind == "between" or self.mask_scope == "step"
+        if not KINDS[kind].scoped:
+            return kind == "zoneout"
+        scope = self.mask_scope
+        return (scope if isinstance(scope, str) else scope.get(kind, "step")) == "step"
 
-    @property
-    def inside(self) -> bool:
-        """Whether anything is dropped inside the recurrence."""
-        return any(self.rate(kind) for kind in INSIDE)
+    def any(self, num_layers: int) -> bool:
+        """Whether anything is dropped in a module of so many layers."""
+        return any(self.rate(kind) for kind in KINDS if kind != "between" or num_layers > 1)
 
-    def outside(self, num_layers: int) -> bool:
-        """Whether anything is dropped outside the recurrence of a module of so many layers."""
-        return bool(self.dropout) and num_layers > 1
+    def in_evaluation(self) -> Dropouts:
+        """What is left of them: zoneout, as its expectation."""
+        return Dropouts(zoneout=self.zoneout) if self.zoneout else NONE
 
     def replace(self, name: str, value: Any) -> Dropouts:
         return dataclasses.replace(self, **{name: value})
 
     def changed(self) -> dict[str, Any]:
         """What is not as by default, for a module's repr."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+        given = [each for each in fields(self) if each.init]
+        return {each.name: value for each in given if (value := getattr(self, each.name)) != each.default}
+
+
+NONE = Dropouts()
 
 
 class StateOptions(TypedDict, total=False):
@@ -65,12 +85,16 @@ class StateOptions(TypedDict, total=False):
 
     hidden_dropout: float
     recurrent_dropout: float
+    zoneout: float
 
 
-class RecurrenceOptions(StateOptions, total=False):
-    """The arguments of a layer, with the dropouts inside its recurrence."""
+class LayerOptions(StateOptions, total=False):
+    """The arguments of a layer."""
 
-    mask_scope: MaskScope
+    input_dropout: float
+    output_dropout: float
+    weight_dropout: float
+    mask_scope: MaskScope | Mapping[str, MaskScope]
 
 
 def checked_options(function: str, options: Any, allowed: Any) -> Dropouts:
@@ -84,7 +108,8 @@ def dropout_property(name: str) -> Any:
     """An attribute of a module that its ``_dropouts`` hold: read as given, checked when it is set."""
 
     def get(module: Any) -> Any:
-        return getattr(module._dropouts, name)
+        value = getattr(module._dropouts, name)
+        return dict(value) if isinstance(value, dict) else value  # what is changed in it would not be checked
 
     def set(module: Any, value: Any) -> None:
         module._dropouts = module._dropouts.replace(name, value)
@@ -98,16 +123,14 @@ class StateAttributes:
     _dropouts: Dropouts
     hidden_dropout = dropout_property("hidden_dropout")
     recurrent_dropout = dropout_property("recurrent_dropout")
+    zoneout = dropout_property("zoneout")
 
 
-class Attributes(StateAttributes):
+class LayerAttributes(StateAttributes):
     """What a module of layers shows of its dropouts."""
 
     dropout = dropout_property("dropout")
+    input_dropout = dropout_property("input_dropout")
+    output_dropout = dropout_property("output_dropout")
+    weight_dropout = dropout_property("weight_dropout")
     mask_scope = dropout_property("mask_scope")
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        listed = " or ".join(filter(None, (", ".join(map(repr, choices[:-1])), repr(choices[-1]))))
-        raise ValueError(f"Unknown {name} {value!r}. Select from {listed}.")

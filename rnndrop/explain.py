@@ -34,6 +34,10 @@ class Explanation:
 def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
     """Which strategy ``rnn(input)`` runs for each of its layers and directions, and why.
 
+    It is ``"torch.nn.RNN"``, PyTorch's own layers, in evaluation without zoneout, and in training in which nothing is dropped
+    inside the recurrence: dropout of the input, between layers, of the output and of the weight acts around them. Evaluation
+    with zoneout, which is inside, is the expectation, computed by a strategy of this library.
+
     Args:
         rnn: an ``rnndrop.RNN``, in the mode in which it is to run.
         input: what it is to run on, a tensor (L, H_in), (L, N, H_in) or (N, L, H_in), or a packed sequence.
@@ -43,7 +47,8 @@ def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
     """
     if not isinstance(rnn, RNNBase):
         raise TypeError(f"rnn should be a rnndrop.{RNN.__name__}, got {type(rnn).__name__}")
-    if not rnn.training or not rnn._dropouts.inside:
+    dropouts = rnn._dropouts if rnn.training else rnn._dropouts.in_evaluation()
+    if not dropouts.inside:
         return Explanation("torch.nn.RNN", "nothing is dropped inside the recurrence: PyTorch's own layers, cuDNN's on CUDA")
     return from_choice(choose("auto", _problem(rnn, input)))
 
@@ -51,11 +56,10 @@ def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
 def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
     if isinstance(input, PackedSequence):
         data, steps, batch = input.data, input.batch_sizes.shape[0], int(input.batch_sizes[0])
-        packed = int(input.batch_sizes[-1]) != batch
     else:
         first = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if rnn.batch_first else input
-        data, (steps, batch), packed = input, first.shape[:2], False
-    return Problem(data.device, compute_dtype(data), steps, batch, rnn.hidden_size, packed, rnn.mode)
+        data, (steps, batch) = input, first.shape[:2]
+    return Problem(data.device, compute_dtype(data), steps, batch, rnn.hidden_size, rnn.mode)
 
 
 def from_choice(choice: Choice) -> Explanation:

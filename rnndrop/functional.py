@@ -13,8 +13,8 @@ from . import dispatch
 from .autocast import autocasts, cast
 from .cell import CELLS, Weights, rnn_mode
 from .checks import check_dtype, check_length, check_tensors
-from .dropouts import RecurrenceOptions, check_choice, checked_options
-from .layer import MaskSource, recurrent_layer, resolved, seed_tensor
+from .dropouts import LayerOptions, check_choice, checked_options
+from .layer import MaskSource, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from .mask import check_probability, check_seed, stream
 from .ops import tanh_dropout as tanh_dropout_operator
 from .steps import Steps, checked_batch_sizes
@@ -91,12 +91,15 @@ def rnn_layer(
     direction: int = 0,
     strategy: dispatch.StrategyName = "auto",
     batch_sizes: Sequence[int] | Tensor | None = None,
-    **dropouts: Unpack[RecurrenceOptions],
+    **dropouts: Unpack[LayerOptions],
 ) -> tuple[Tensor, Tensor]:
-    r"""One Elman layer in one direction, with dropout inside the recurrence.
+    r"""One Elman layer in one direction in training, with dropout of every kind.
 
     .. math::
-        a_t = W_{ih} x_t + b_{ih} + W_{hh} (r_t \odot h_{t-1}) + b_{hh}, \qquad h_t = m_t \odot f(a_t)
+        \begin{aligned}
+            a_t &= W_{ih} (i_t \odot x_t) + b_{ih} + (w \odot W_{hh}) (r_t \odot h_{t-1}) + b_{hh} \\
+            h_t &= z_t \odot h_{t-1} + (1 - z_t) \odot m_t \odot f(a_t), \qquad y_t = o_t \odot h_t
+        \end{aligned}
 
     Args:
         input: (T, B, I), or the (N, I) data of a packed sequence, with `batch_sizes`.
@@ -104,42 +107,57 @@ def rnn_layer(
         w_ih, w_hh: (H, I) and (H, H).
         b_ih, b_hh: (H) or ``None``.
         nonlinearity: f, ``"tanh"`` or ``"relu"``. Default: ``"tanh"``
-        seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of the input's device.
-        layer, direction: numbers that the masks depend on. Direction 1 runs from the last step to the first.
+        seed: an int or an int64 tensor of one element, or of shape (B), one for each sequence: it has the masks that it would
+            have alone; `weight_dropout` takes the first. ``None`` draws one from the generator of the input's device.
+        layer, direction: numbers that the masks depend on; those of the input on `layer` only. Direction 1 runs from the last
+            step to the first.
         strategy: ``"cpu"``, ``"resident"``, ``"cooperative"`` or ``"stepwise"`` (Triton kernels), ``"reference"`` (the plain
             loop) or ``"auto"``, by device, shape and dtype. Default: ``"auto"``
         batch_sizes: the rows of each step of packed data, never increasing; ints or an int64 tensor.
-        hidden_dropout: probability of an element of h_t to be zeroed, for the output and the next step. Default: 0
+        input_dropout: probability of an element of x_t to be zeroed. Default: 0
+        hidden_dropout: probability of an element of f(a_t) to be zeroed, for the output and the next step. Default: 0
         recurrent_dropout: probability of an element of h_{t-1} to be zeroed where it enters W_hh. Default: 0
-        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all (Gal and Ghahramani
-            2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``"step"``
+        output_dropout: probability of an element of the output to be zeroed, but not of h_n. Default: 0
+        weight_dropout: probability of an element of W_hh to be zeroed, for all steps and sequences. Default: 0
+        zoneout: probability of an element of h_t to stay that of h_{t-1}. Default: 0
+        mask_scope: ``"step"``, a fresh mask at every step, or ``"sequence"``, the same at all; or a mapping from kind
+            (``"input"``, ``"hidden"``, ``"recurrent"``, ``"output"``) to one of these. Sources: :class:`rnndrop.RNN`.
+            Default: ``"step"``
 
     Returns:
         output, (T, B, H) or (N, H), and h_n, (B, H), of the input's dtype: float32, float64, bfloat16 or float16.
 
     Raises:
         ValueError: a probability outside [0, 1]; an unknown nonlinearity, mask scope or strategy; a strategy asked for by
-            name that cannot run, with the reason.
+            name that cannot run, with the reason; a seed tensor of another shape.
         RuntimeError: shapes, dtypes or devices that do not match.
-        TypeError: a seed that is neither an int nor an int64 tensor.
+        TypeError: a seed that is neither an int nor an int64 tensor; an unknown argument.
     """
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-    dropping = checked_options("rnn_layer()", dropouts, RecurrenceOptions)
+    dropping = checked_options("rnn_layer()", dropouts, LayerOptions)
     check_choice("strategy", strategy, dispatch.STRATEGIES)
     stream("hidden", layer, direction)
-    if seed is not None:
-        check_seed(seed)
     weights = Weights(w_ih, w_hh, b_ih, b_hh)
     if autocasts(input.device.type):
         input, h_0, weights = cast(input), cast(h_0), weights.map(cast)
     cell, steps = CELLS[rnn_mode(nonlinearity)], _steps(input, batch_sizes, bool(direction))
     check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], weights, cell)
     check_dtype("rnn_layer", input)
-    runs, masks = resolved(strategy, input, steps, h_0.shape[1], cell), None
-    if dropping.inside:
-        form = dispatch.mask_form(runs, input.device)
-        masks = MaskSource(seed_tensor(seed, input.device), steps, form, layer, direction)
+    if seed is not None:
+        check_seed(seed, steps.batch)
+    runs = resolved(strategy, input, steps, h_0.shape[1], cell)
+    if not dropping.any(1):
+        output, last = recurrent_layer(input, [h_0], weights, dropping, None, steps, cell, runs)
+        return output, last[0]
+    form = dispatch.mask_form(runs, input.device)
+    masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form, layer, direction)
+    if dropping.input_dropout:
+        input = outside_dropout(input, "input", dropping, masks._replace(direction=0))
+    if dropping.weight_dropout:
+        weights = weight_dropout(weights, dropping, masks)
     output, last = recurrent_layer(input, [h_0], weights, dropping, masks, steps, cell, runs)
+    if dropping.output_dropout:
+        output = outside_dropout(output, "output", dropping, masks)
     return output, last[0]
 
 

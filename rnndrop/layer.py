@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import reference
+from . import one_step, reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
-from .mask import Mask, by_element, check_seed, scale, stream
+from .mask import Mask, by_element, check_seed, factor, scale, share, stream, unpacked
 from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
-from .ops.eager import computes_now
+from .ops.eager import computes_now, in_transform
 from .ops.mask import sequence_mask
 from .steps import Steps
 
@@ -23,7 +23,8 @@ from .steps import Steps
 class MaskSource(NamedTuple):
     """How the masks of one layer in one direction are made.
 
-    seed: int64 (1). order: (B), which sequence of the user's batch is the b-th of packed data, None if they are the same.
+    seed: int64 (1), or (B), one for each sequence of the user's batch. order: (B), which sequence of that batch is the b-th of
+    packed data, None if they are the same.
     """
 
     seed: Tensor
@@ -33,11 +34,32 @@ class MaskSource(NamedTuple):
     direction: int = 0
     order: Tensor | None = None
 
-    def make(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
-        """The mask (N, ...) of N = `rows` rows where it is per step, else (B, ...)."""
+    def inside(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
+        """A mask inside the recurrence: (N, ...) of N = `rows` rows where it is per step, else (B, ...)."""
+        return self._mask(kind, dropouts, "step" if dropouts.per_step(kind) else "sequence", rows, columns)
+
+    def outside(self, kind: str, dropouts: Dropouts, rows: int, columns: int) -> Mask:
+        """A mask (N, ...) of N = `rows` rows that no recurrence connects."""
+        return self._mask(kind, dropouts, "step" if dropouts.per_step(kind) else "repeated", rows, columns)
+
+    def factor(self, kind: str, dropouts: Dropouts, batch: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """A mask inside the recurrence, of a single step, with its scale: (B, columns)."""
+        plain = self.seed.device.type == "cpu" and self.seed.shape[0] == 1 and self.order is None
+        if plain and computes_now(self.seed):
+            p = dropouts.rate(kind)
+            return factor(int(self.seed), batch, columns, p, stream(kind, self.layer, self.direction), dtype)
+        keep, scale = unpacked(self.inside(kind, dropouts, batch, columns), columns)
+        return (keep != 0).to(dtype) * scale
+
+    def _mask(self, kind: str, dropouts: Dropouts, scope: str, rows: int, columns: int) -> Mask:
         p, where = dropouts.rate(kind), stream(kind, self.layer, self.direction)
-        per_step = dropouts.per_step(kind)
-        keep = sequence_mask(self.seed, columns, p, where, self.form, per_step, self.steps, self.order, rows)
+        keep = sequence_mask(self.seed, columns, p, where, self.form, scope, self.steps, self.order, rows)
+        return Mask(keep, 1.0 if kind == "zoneout" else scale(p))
+
+    def of_weight(self, dropouts: Dropouts, rows: int, columns: int) -> Mask:
+        """The mask of W_hh (rows, columns), the same for all sequences: with a seed for each, that of the first."""
+        p, where = dropouts.weight_dropout, stream("weight", self.layer, self.direction)
+        keep = sequence_mask(self.seed.narrow(0, 0, 1), columns, p, where, self.form, "step", Steps(1, rows), None, rows)
         return Mask(keep, scale(p))
 
 
@@ -56,37 +78,77 @@ def recurrent_layer(
     Args:
         input: (T, B, I), or (N, I) packed.
         states: (B, H) each.
-        masks: None where nothing is dropped.
+        masks: None in evaluation, where zoneout is its expectation, and where nothing is dropped.
         strategy: what :func:`resolved` returned.
 
     Returns:
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
     columns = states[0].shape[1]
-    made = _inside(dropouts, masks, cell, math.prod(input.shape[:-1]), columns)
+    if strategy == "one step":
+        new = recurrent_step(input.flatten(0, -2), states, weights, dropouts, masks, cell)
+        return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
+    made = _inside(dropouts, masks, input, columns)
     if strategy == "reference" and computes_now(input):
-        kept = by_element(made, columns)
-        if steps.count == 1:
-            new = reference.STEP[cell.mode](input.flatten(0, -2), tuple(states), weights, kept, cell.activation)
-            return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
-        return reference.layer(input, states, weights, kept, steps, cell)
+        return reference.layer(input, states, weights, by_element(made, columns), steps, cell)
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
 
 
+def both_directions(
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Weights],
+    dropouts: Dropouts,
+    masks: MaskSource | None,
+    steps: Steps,
+    cell: Cell,
+    strategy: str,
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """One layer in both directions at once, where the strategy can.
+
+    Args:
+        states: (2, B, H) each. weights: of both. masks, steps: of the first. The rest as in recurrent_layer.
+
+    Returns:
+        The output (T, B, 2*H) or (N, 2*H), and the states at the end (2, B, H).
+    """
+    each = [None if masks is None else masks._replace(direction=direction) for direction in (0, 1)]
+    forwards, backwards = (_inside(dropouts, one, input, states[0].shape[-1]) for one in each)
+    made = {kind: Mask(torch.stack([mask.keep, backwards[kind].keep]), mask.scale) for kind, mask in forwards.items()}
+    return layer_operator.layer(input, states, Weights.of_both(*weights), made, steps, cell, strategy)
+
+
 def recurrent_step(
-    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource, cell: Cell
+    x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource | None, cell: Cell
 ) -> Sequence[Tensor]:
-    """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each."""
+    """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each. `masks` as in recurrent_layer."""
     batch, columns = states[0].shape
-    kept = by_element(_inside(dropouts, masks, cell, batch, columns), columns)
-    return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
+    if in_transform():  # which has no batched form of PyTorch's cells
+        kept = by_element(_inside(dropouts, masks, x, columns), columns)
+        return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
+    factors: dict[str, Tensor] = {}
+    zoneout = _expectation(x, dropouts.zoneout) if masks is None and dropouts.zoneout else None
+    if masks is not None:
+        dtype = one_step.factor_dtype(x)
+        for kind in dropouts.inside:
+            if kind == "zoneout":
+                zoneout = unpacked(masks.inside(kind, dropouts, batch, columns), columns)
+            else:
+                factors[kind] = masks.factor(kind, dropouts, batch, columns, dtype)
+    return one_step.STEP[cell.mode](x, tuple(states), weights, factors, zoneout, cell.mode)
 
 
-def _inside(dropouts: Dropouts, masks: MaskSource | None, cell: Cell, rows: int, columns: int) -> dict[str, Mask]:
-    """The masks inside the recurrence of a cell, by kind."""
+def _inside(dropouts: Dropouts, masks: MaskSource | None, input: Tensor, columns: int) -> dict[str, Mask]:
+    """The masks inside the recurrence, by kind."""
     if masks is None:
-        return {}
-    return {kind: masks.make(kind, dropouts, rows, columns) for kind in cell.kinds if dropouts.rate(kind)}
+        return {"zoneout": _expectation(input, dropouts.zoneout)} if dropouts.zoneout else {}
+    rows = math.prod(input.shape[:-1])
+    return {kind: masks.inside(kind, dropouts, rows, columns) for kind in dropouts.inside}
+
+
+def _expectation(like: Tensor, zoneout: float) -> Mask:
+    """Zoneout in evaluation: a mask without rows."""
+    return Mask(like.new_empty((0, 1), dtype=torch.int8), share(zoneout))
 
 
 def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell) -> str:
@@ -98,22 +160,33 @@ def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cel
     return layer_operator.resolved(strategy, input, steps, columns, cell.mode) if computes_now(input) else strategy
 
 
-def dropout_between(x: Tensor, dropouts: Dropouts, masks: MaskSource, directions: int) -> Tensor:
-    """The dropout of a layer's output, (T, B, D*H) or packed (N, D*H), before the next; a mask a direction."""
+def outside_dropout(x: Tensor, kind: str, dropouts: Dropouts, masks: MaskSource, directions: int = 1) -> Tensor:
+    """The dropout of a layer's input or output x, (T, B, D*F) or packed (N, D*F); a mask a direction."""
     parts, columns = [], x.shape[-1] // directions
     for direction, part in enumerate(x.reshape(-1, x.shape[-1]).chunk(directions, 1)):
-        mask = masks._replace(direction=direction).make("between", dropouts, part.shape[0], columns)
+        mask = masks._replace(direction=masks.direction + direction).outside(kind, dropouts, part.shape[0], columns)
         parts.append(dropout_operator.dropout(part, mask))
     return (parts[0] if directions == 1 else torch.cat(parts, 1)).view(x.shape)
 
 
-def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
-    """The seed of a call as an int64 tensor of shape (1) on `device`, drawn from that device's generator if None."""
+def weight_dropout(weights: Weights, dropouts: Dropouts, masks: MaskSource) -> Weights:
+    """The weights of a layer in one direction, elements of W_hh dropped (DropConnect)."""
+    mask = masks.of_weight(dropouts, *weights.w_hh.shape)
+    return weights._replace(w_hh=dropout_operator.dropout(weights.w_hh, mask))
+
+
+def seed_tensor(seed: int | Tensor | None, device: torch.device, batch: int = 1) -> Tensor:
+    """The seed of a call as an int64 tensor of shape (1), or (`batch`) as given, on `device`.
+
+    If None, it is drawn from that device's generator.
+    """
     if seed is None:
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
-    seed = check_seed(seed)
+    seed = check_seed(seed, batch)
     if isinstance(seed, Tensor):
-        return seed if seed.shape == (1,) and seed.device == device else seed.reshape(1).to(device)
+        if seed.shape == (0,):  # one for each of no sequences, and the weights have a mask nevertheless
+            seed = seed.new_zeros(1)
+        return seed if seed.dim() == 1 and seed.device == device else seed.reshape(-1).to(device)
     if not torch.compiler.is_compiling() and not -(2**63) <= seed < 2**63:  # the compiler has 64 bits for an int
         seed = (seed + 2**63) % 2**64 - 2**63
     return torch.full((1,), seed, dtype=torch.int64, device=device)

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-KINDS = {"hidden": 0, "recurrent": 1, "between": 2, "input": 3, "output": 4, "weight": 5, "zoneout": 6}
+from .kinds import KINDS
+
 WORDS = 16  # 16-bit words a counter yields
 RANGE = 65536  # values of a word
 CHUNK = 1 << 17  # words drawn at a time: they stay in the L2 cache
@@ -38,7 +39,7 @@ class Mask(NamedTuple):
 
     @property
     def is_expectation(self) -> bool:
-        return self.keep.shape[0] == 0
+        return self.keep.shape[-2] == 0
 
 
 def check_probability(name: str, p: Any) -> float:
@@ -50,13 +51,18 @@ def check_probability(name: str, p: Any) -> float:
     return float(p)
 
 
-def check_seed(seed: Any) -> int | Tensor:
-    """The seed as an int or an int64 tensor of one element. Raises TypeError or ValueError where it is neither."""
+def check_seed(seed: Any, batch: int = 1) -> int | Tensor:
+    """The seed as an int or an int64 tensor of one element, or of shape (`batch`), one for each sequence.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64:
             raise TypeError(f"seed should be an int or an int64 tensor, got a tensor of {seed.dtype}")
-        if seed.numel() != 1:
-            raise ValueError(f"seed should be a tensor of one element, got a tensor of shape {tuple(seed.shape)}")
+        if seed.numel() != 1 and seed.shape != (batch,):
+            shapes = "one element" if batch == 1 else f"one element or of shape ({batch},), one for each sequence"
+            raise ValueError(f"seed should be a tensor of {shapes}, got a tensor of shape {tuple(seed.shape)}")
         return seed
     if isinstance(seed, np.integer):
         return int(seed)
@@ -84,7 +90,7 @@ def stream(kind: str, layer: int = 0, direction: int = 0) -> int:
         raise ValueError(f"Unknown kind {kind!r}. Select from {', '.join(map(repr, KINDS))}")
     if not 0 <= layer < 2**31 or direction not in (0, 1):
         raise ValueError(f"layer should be at least 0 and direction 0 or 1, got layer={layer!r}, direction={direction!r}")
-    return KINDS[kind] << 32 | layer << 1 | direction
+    return KINDS[kind].number << 32 | layer << 1 | direction
 
 
 def keep_bytes(seed: int, rows: int, columns: int, threshold: int, stream: int) -> Tensor:
@@ -101,6 +107,19 @@ def keep_bytes(seed: int, rows: int, columns: int, threshold: int, stream: int) 
     return torch.from_numpy(keep)
 
 
+def factor(seed: int, rows: int, columns: int, p: float, stream: int, dtype: torch.dtype) -> Tensor:
+    """The mask as float32 or float64 (rows, columns), with its scale: of a few rows, in as little time as can be."""
+    blocks, least = -(-columns // WORDS), threshold(p)
+    words = _thread.at(seed, stream, 0).random_raw(rows * blocks * 4).astype("<u8", copy=False).view("<u2")
+    keep = words.reshape(rows, blocks * WORDS)[:, :columns] >= least
+    return torch.from_numpy(np.multiply(keep, scale(p), dtype=np.float64 if dtype == torch.float64 else np.float32))
+
+
+def share(p: float) -> float:
+    """The part of the old state in the expectation of zoneout."""
+    return threshold(p) / RANGE
+
+
 def packed(keep: Tensor) -> Tensor:
     """A mask of bytes (rows, columns) as bits, int32 (rows, ceil(columns/32)): bit c % 32 of word c // 32 is column c."""
     rows, columns = keep.shape
@@ -114,7 +133,7 @@ def unpacked(mask: Mask, columns: int) -> Mask:
     if mask.is_expectation or mask.keep.dtype != torch.int32:
         return mask
     bit = torch.arange(32, dtype=torch.int32, device=mask.keep.device)
-    return Mask((mask.keep.unsqueeze(2) >> bit & 1).bool().flatten(1).narrow(1, 0, columns), mask.scale)
+    return Mask((mask.keep.unsqueeze(-1) >> bit & 1).bool().flatten(-2).narrow(-1, 0, columns), mask.scale)
 
 
 def by_element(masks: Mapping[str, Mask], columns: int) -> dict[str, Mask]:
@@ -136,15 +155,18 @@ def dropout_mask(
 
     Args:
         seed: an int (modulo 2**64) or an int64 tensor of one element.
-        rows: number of rows; row ``t * B + b`` of a mask per step, row ``b`` of a mask per sequence.
-        columns: the hidden size H.
-        p: probability of an element to be zeroed, in units of 1/65536.
-        layer: number of the layer, from 0.
-        direction: 0 forward, 1 reverse.
-        kind: ``"hidden"``, ``"recurrent"`` or ``"between"`` (layers).
+        rows: number of rows; row ``t * B + b`` of a mask per step, row ``b`` of a mask per sequence. With a seed for each
+            sequence, each is alone: row ``t``, or row 0, of its own seed. Of ``"weight"`` the rows are those of W_hh.
+        columns: the hidden size H; of ``"input"`` the input size.
+        p: probability of an element to be dropped, in units of 1/65536.
+        layer: number of the layer, from 0; of ``"input"`` 0.
+        direction: 0 forward, 1 reverse; of ``"input"`` 0, since both share it.
+        kind: ``"hidden"``, ``"recurrent"``, ``"between"`` (layers, the number of the one below), ``"input"``, ``"output"`` (the
+            number of the last layer), ``"weight"`` or ``"zoneout"``.
 
     Returns:
-        A tensor of shape (rows, columns) in PyTorch's default dtype: 0 where dropped, ``1/(1-p)`` where kept.
+        A tensor of shape (rows, columns) in PyTorch's default dtype: 0 where dropped, ``1/(1-p)`` where kept. Zoneout
+        takes the old state where it is 0 and the new one elsewhere, without the scale.
 
     Raises:
         ValueError: `p` outside [0, 1], an unknown `kind`, a negative size, `layer` or `direction`.

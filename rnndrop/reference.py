@@ -29,9 +29,9 @@ def dropout(x: Tensor, mask: Mask | None, activation: str = "identity") -> Tenso
 
 def tanh_dropout_gradient(grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
     """The gradient of x, from y = dropout(tanh(x)), which leads to x where this is to be differentiated itself."""
-    scale = min(mask.scale, torch.finfo(y.dtype).max)  # of one p, 1 - 2**-16, in float16
-    slope = torch.addcmul(y.new_full((), scale), y, y, value=-1 / scale if scale else 0.0)  # scale * (1 - f**2)
-    return (grad_y * slope).masked_fill(mask.keep == 0, 0)
+    wide, scale = y.to(torch.promote_types(y.dtype, torch.float32)), mask.scale
+    slope = torch.addcmul(wide.new_full((), scale), wide, wide, value=-1 / scale if scale else 0.0)  # scale * (1 - f**2)
+    return (grad_y * slope).masked_fill(mask.keep == 0, 0).to(y.dtype)
 
 
 def zone(old: Tensor, new: Tensor, mask: Mask | None) -> Tensor:
@@ -65,8 +65,11 @@ def layer(
         cell: what runs at each step.
 
     Returns:
-        The first state at all steps, (T, B, H) or (N, H), and the states at the end, (B, H) each.
+        The first state at all steps, (T, B, H) or (N, H), and the states at the end, (B, H) each. Weights of
+        both directions make twice the columns, from states and masks of both, (2, B, H) and (2, N, H).
     """
+    if weights.directions == 2:
+        return _both_directions(input, states, weights, masks, steps, cell)
     step, states = STEP[cell.mode], tuple(states)
     outputs = []
     for x, (start, stop) in zip(steps.split(input), steps.ranges, strict=True):
@@ -77,6 +80,19 @@ def layer(
         states = tuple(torch.cat([s, old[size:]]) if size < steps.batch else s for s, old in zip(new, states, strict=True))
     output = torch.cat(outputs[::-1] if steps.reverse else outputs)
     return output.view(*input.shape[:-1], output.shape[-1]), states
+
+
+def _both_directions(
+    input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
+) -> tuple[Tensor, States]:
+    outputs, ends = [], []
+    for direction, its_steps in enumerate((steps, steps.backwards())):
+        its_states = [state[direction] for state in states]
+        its_masks = {kind: Mask(mask.keep[direction], mask.scale) for kind, mask in masks.items()}
+        output, last = layer(input, its_states, weights.of_direction(direction), its_masks, its_steps, cell)
+        outputs.append(output)
+        ends.append(last)
+    return torch.cat(outputs, -1), tuple(torch.stack(pair) for pair in zip(*ends, strict=True))
 
 
 def _rows(mask: Mask, start: int, stop: int, steps: Steps) -> Mask:

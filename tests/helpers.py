@@ -15,6 +15,18 @@ from tests.tolerances import SEQUENCE
 STRATEGIES = ("cpu", "reference")  # that run on the CPU; "auto" is one of them
 RATES = [dict(hidden_dropout=0.3), dict(recurrent_dropout=0.4), dict(hidden_dropout=0.3, recurrent_dropout=0.4)]
 BOTH = RATES[2]
+EACH_KIND = {  # of a module of two layers
+    "hidden": dict(hidden_dropout=0.3),
+    "recurrent": dict(recurrent_dropout=0.4),
+    "between": dict(dropout=0.25),
+    "input": dict(input_dropout=0.2),
+    "output": dict(output_dropout=0.35),
+    "weight": dict(weight_dropout=0.45),
+    "zoneout": dict(zoneout=0.15),
+}
+EVERY_KIND = {name: p for rates in EACH_KIND.values() for name, p in rates.items()}
+OUTSIDE = {name: EVERY_KIND[name] for name in ("dropout", "input_dropout", "output_dropout", "weight_dropout")}
+INSIDE = {name: p for name, p in EVERY_KIND.items() if name not in OUTSIDE}
 STEPS, BATCH, INPUTS, COLUMNS = 5, 3, 4, 17
 
 
@@ -90,6 +102,10 @@ def assert_near(actual, expected, bound=None):
                 assert_near(actual[name], expected[name], bound)
             except AssertionError as error:
                 raise AssertionError(f"{name}: {error}") from None
+        return
+    if isinstance(expected, (tuple, list)):
+        for one, other in zip(actual, expected, strict=True):
+            assert_near(one, other, bound)
         return
     assert actual.shape == expected.shape
     bound = SEQUENCE[actual.dtype] if bound is None else bound

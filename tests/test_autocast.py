@@ -7,7 +7,12 @@ import torch
 
 import rnndrop
 
-DROPOUTS = [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5), dict(hidden_dropout=0.5, recurrent_dropout=0.5)]
+DROPOUTS = [
+    dict(hidden_dropout=0.5),
+    dict(recurrent_dropout=0.5),
+    dict(zoneout=0.5),
+    dict(hidden_dropout=0.5, recurrent_dropout=0.5),
+]
 
 
 def inside():

@@ -7,16 +7,18 @@ import torch
 
 from rnndrop import RNN, RNNCell
 from rnndrop.dropouts import Dropouts, check_choice
+from rnndrop.kinds import KINDS
 from tests.helpers import draws_nothing
 
-RATES = ["dropout", "hidden_dropout", "recurrent_dropout"]
+RATES = [kind.argument for kind in KINDS.values()]
+OF_CELLS = ["hidden_dropout", "recurrent_dropout", "zoneout"]
 BAD_RATES = [-0.1, 1.5, float("nan"), float("inf"), True, "0.5", None, [0.5], 1j]
 
 
 def makers(name):
     """Everything that has such a rate, as functions of it."""
     found = [lambda p: Dropouts(**{name: p}), lambda p: RNN(3, 5, 2, **{name: p})]
-    return found if name == "dropout" else [*found, lambda p: RNNCell(3, 5, **{name: p})]
+    return [*found, lambda p: RNNCell(3, 5, **{name: p})] if name in OF_CELLS else found
 
 
 @pytest.mark.parametrize("value", BAD_RATES, ids=repr)
@@ -61,16 +63,55 @@ def test_a_rate_is_read_as_a_float():
 
 
 def test_what_is_dropped():
-    assert not Dropouts().inside and not Dropouts().outside(3)
-    assert Dropouts(hidden_dropout=0.1).inside and Dropouts(recurrent_dropout=0.1).inside
-    assert not Dropouts(dropout=0.5, mask_scope="sequence").inside
-    assert Dropouts(dropout=0.5).outside(2) and not Dropouts(dropout=0.5).outside(1)
-    assert not Dropouts(hidden_dropout=0.5).outside(2)
+    assert not Dropouts().inside and not Dropouts().any(3)
+    for name in RATES:
+        dropouts = Dropouts(**{name: 0.5})
+        assert bool(dropouts.inside) == (name in OF_CELLS) and dropouts.any(2)
+        assert dropouts.any(1) == (name != "dropout")
+        left = dropouts.in_evaluation()
+        assert left == (dropouts if name == "zoneout" else Dropouts())
+
+
+def test_the_scope_of_each_kind():
+    """One word for all, or a word for some and "step" for the rest; zoneout is always per step, a weight's mask never."""
+    scoped = ["hidden", "recurrent", "between", "input", "output"]
+    for scope in ("step", "sequence"):
+        assert [Dropouts(mask_scope=scope).per_step(kind) for kind in scoped] == [scope == "step"] * 5
+    for kind in scoped:
+        dropouts = Dropouts(mask_scope={kind: "sequence"})
+        assert [each for each in scoped if not dropouts.per_step(each)] == [kind]
+        assert dropouts.per_step("zoneout") and not dropouts.per_step("weight")
+
+
+@pytest.mark.parametrize(
+    "scope, words",
+    [
+        ({"hidden": "batch"}, "Unknown mask_scope of 'hidden' 'batch'. Select from 'step' or 'sequence'."),
+        ({"zoneout": "step"}, "Unknown kind in mask_scope 'zoneout'. Select from 'hidden', 'recurrent', 'between'"),
+        ({"weight": "sequence"}, "Unknown kind in mask_scope 'weight'."),
+        ({"hidden": "step", 3: "step"}, "Unknown kind in mask_scope 3."),
+    ],
+)
+def test_a_bad_mapping(scope, words):
+    for make in (Dropouts, lambda **options: RNN(3, 5, **options)):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            make(mask_scope=scope)
+    rnn = RNN(3, 5, mask_scope={"hidden": "sequence"})
+    with pytest.raises(ValueError, match=f"^{words}"):
+        rnn.mask_scope = scope
+    assert rnn.mask_scope == {"hidden": "sequence"}
+
+
+def test_a_mapping_is_the_modules_own():
+    given = {"hidden": "sequence"}
+    rnn = RNN(3, 5, mask_scope=given)
+    given["hidden"] = rnn.mask_scope["hidden"] = "batch"
+    assert rnn.mask_scope == {"hidden": "sequence"}
 
 
 def test_what_is_changed():
     assert Dropouts().changed() == {}
-    changed = {"dropout": 0.5, "hidden_dropout": 0.1, "recurrent_dropout": 1.0, "mask_scope": "sequence"}
+    changed = dict.fromkeys([*Dropouts.__match_args__][:-1], 0.5) | {"mask_scope": "sequence"}
     assert Dropouts(**changed).changed() == changed
     assert list(Dropouts(**changed).changed()) == list(changed)
 
@@ -85,7 +126,7 @@ def test_they_do_not_change_but_are_replaced():
 
 @pytest.mark.parametrize("through", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies(through):
-    dropouts = Dropouts(0.5, 0.25, 0.125, "sequence")
+    dropouts = Dropouts(dropout=0.5, zoneout=0.25, mask_scope={"input": "sequence"})
     assert through(dropouts) == dropouts
     # Those of a module are its own.
     rnn = RNN(3, 5, 2, dropout=0.5, hidden_dropout=0.25)

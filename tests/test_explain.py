@@ -10,6 +10,7 @@ import rnndrop
 from rnndrop import dispatch
 from rnndrop.explain import Explanation
 from rnndrop.kernels import launch, plan
+from tests.helpers import OUTSIDE
 from tests.stand_ins import CUDA, fake_module
 
 
@@ -66,7 +67,9 @@ def test_recurrent_dropout_alone(explained):
     assert explained(7, 40, 4, hidden_dropout=0.0, recurrent_dropout=0.1).strategy == "resident"
 
 
-@pytest.mark.parametrize("options", [dict(hidden_dropout=0.0), dict(hidden_dropout=0.0, dropout=0.5, num_layers=2)])
+@pytest.mark.parametrize(
+    "options", [dict(hidden_dropout=0.0), *(dict(hidden_dropout=0.0, num_layers=2, **{name: 0.5}) for name in OUTSIDE)]
+)
 def test_nothing_inside(explained, options):
     found = explained(7, 40, 4, **options)
     assert found.strategy == "torch.nn.RNN" and "PyTorch's own layers" in found.reason
@@ -94,19 +97,15 @@ def test_autocast(explained):
     assert found.strategy == "resident" and explained(7, 40, 4, hidden_size=256).strategy == "cooperative"
 
 
-@pytest.mark.parametrize(("lengths", "strategy"), [([5, 3, 3], "stepwise"), ([4, 4, 4], "resident")])
-def test_packed(monkeypatch, lengths, strategy):
-    """Sequences of one length are as if they were padded."""
+def test_packed(monkeypatch):
+    """Sequences of any lengths are as if they were padded: the first step has all of them."""
     monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
     monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
     with FakeTensorMode():
         module = fake_module(rnndrop.RNN, 4, 8, hidden_dropout=0.1)
-        data = torch.empty(sum(lengths), 4, device=CUDA)
-    sizes = torch.tensor([sum(length > t for length in lengths) for t in range(max(lengths))])
-    found = rnndrop.explain(module, nn.utils.rnn.PackedSequence(data, sizes))
-    assert found.strategy == strategy
-    if strategy == "stepwise":
-        assert found.rejected["resident"] == "the sequences are of different lengths"
+        data = torch.empty(41, 4, device=CUDA)
+    found = rnndrop.explain(module, nn.utils.rnn.PackedSequence(data, torch.tensor([20, 20, 1])))
+    assert found.strategy == "resident" and found.tiles["programs"] == 2 and not found.rejected
 
 
 def test_the_cpu_and_the_meta_device():
@@ -115,7 +114,7 @@ def test_the_cpu_and_the_meta_device():
         found = rnndrop.explain(module, x)
         assert found == Explanation("cpu", "the input is on the CPU: in-place products by PyTorch, the rest by NumPy")
     assert rnndrop.explain(module, pack_sequence([torch.zeros(5, 4), torch.zeros(3, 4)])).strategy == "cpu"
-    assert rnndrop.explain(module, torch.zeros(1, 3, 4)).strategy == "reference"
+    assert rnndrop.explain(module, torch.zeros(1, 3, 4)).strategy == "one step"
 
 
 def test_what_is_explained_is_what_runs(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rnndrop import functional
+from rnndrop.kinds import KINDS
 from tests.helpers import STRATEGIES, assert_equal, assert_near, draws_nothing, keep, make_layer
 from tests.oracle import tanh_dropout as tanh_dropout_by_hand
 from tests.tolerances import POINTWISE, POINTWISE_GRADIENT
@@ -125,7 +126,7 @@ def refuses(error, words, function, **changed):
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, NAN, INF, True, None, "0.2"])
-@pytest.mark.parametrize("name", ["p", "hidden_dropout", "recurrent_dropout"])
+@pytest.mark.parametrize("name", ["p", *(kind.argument for name, kind in KINDS.items() if name != "between")])
 def test_bad_probability(name, p):
     function = functional.tanh_dropout if name == "p" else functional.rnn_layer
     refuses(ValueError, f"^{name} should be a number in range .* got {re.escape(repr(p))}$", function, **{name: p})

@@ -6,8 +6,12 @@ from torch.utils.checkpoint import checkpoint
 
 import rnndrop
 from rnndrop import functional
-from rnndrop.layer import seed_tensor
-from tests.helpers import assert_binomial
+from rnndrop.dropouts import Dropouts
+from rnndrop.kinds import KINDS
+from rnndrop.layer import MaskSource, seed_tensor
+from rnndrop.steps import Steps
+from tests.helpers import EVERY_KIND, OUTSIDE, assert_binomial
+from tests.stream import scale_of, threshold_of
 
 CPU = torch.device("cpu")
 RATES = dict(hidden_dropout=0.4, recurrent_dropout=0.3)
@@ -22,11 +26,17 @@ def layers():
     """Everything that drops, as a function of a seed."""
     torch.manual_seed(0)
     module = rnn(num_layers=2, dropout=0.2, bidirectional=True)
+    around = rnndrop.RNN(4, 17, 2, dtype=torch.float64, bidirectional=True, **OUTSIDE)
+    every = rnndrop.RNN(4, 17, 2, dtype=torch.float64, **EVERY_KIND)
     between, cell = rnn(num_layers=2, dropout=0.2, hidden_dropout=0, recurrent_dropout=0), rnndrop.RNNCell(4, 17, **RATES)
+    zoned = rnndrop.RNN(4, 17, dtype=torch.float64, zoneout=0.3)
     weights = [p.detach() for p in rnn().parameters()]
     return {
         "RNN": lambda seed=None: module(X, seed=seed)[0],
         "RNN, between layers": lambda seed=None: between(X, seed=seed)[0],
+        "RNN, around the layers": lambda seed=None: around(X, seed=seed)[0],
+        "RNN, everywhere": lambda seed=None: every(X, seed=seed)[0],
+        "RNN, zoneout": lambda seed=None: zoned(X, seed=seed)[0],
         "RNNCell": lambda seed=None: cell.double()(X[0], seed=seed),
         "rnn_layer": lambda seed=None: functional.rnn_layer(X, X.new_ones(3, 17), *weights, seed=seed, **RATES)[0],
         "rnn_layer, reference": lambda seed=None: functional.rnn_layer(
@@ -107,7 +117,11 @@ def test_a_seed_tensor_is_left_alone():
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("options", [dict(), dict(num_layers=2, dropout=0.2, bidirectional=True)], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "options",
+    [dict(), dict(num_layers=2, dropout=0.2, bidirectional=True), dict(EVERY_KIND, num_layers=2)],
+    ids=["one", "many", "every"],
+)
 def test_checkpointing(use_reentrant, seed, options):
     """Run again in the backward pass, a layer drops what it dropped in the forward pass."""
     module = rnn(**options)
@@ -147,6 +161,16 @@ def test_layers_directions_and_kinds_of_a_call_have_masks_of_their_own():
     for direction in (0, 1):
         mask = rnndrop.dropout_mask(3, 150, 17, 0.5, layer=1, direction=direction)
         assert torch.equal(dropped[:, direction], mask == 0)
+
+
+def test_the_scale_of_each_mask():
+    """Zoneout has none: it takes the old state or the new one."""
+    source, dropouts = MaskSource(torch.tensor([3]), Steps(2, 3), "bytes"), Dropouts(**EVERY_KIND)
+    for kind in KINDS:
+        make = source.inside if KINDS[kind].inside else source.outside
+        keep, scale = source.of_weight(dropouts, 5, 4) if kind == "weight" else make(kind, dropouts, 6, 4)
+        assert keep.shape == ((5, 4) if kind == "weight" else (6, 4))
+        assert scale == (1.0 if kind == "zoneout" else scale_of(threshold_of(dropouts.rate(kind))))
 
 
 # The seed of a call.

@@ -2,12 +2,14 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 
 from rnndrop import dropout_mask, mask
+from rnndrop.kinds import KINDS
 from tests import stream
 from tests.helpers import assert_binomial, keep, threads
 from tests.stream import philox4x64, threshold_of
@@ -42,6 +44,10 @@ def test_every_bit_of_the_definition(seed, rows, columns):
         ("recurrent", 0, 0, 1 << 32),
         ("between", 3, 1, 2 << 32 | 7),
         ("recurrent", 2**31 - 1, 1, 1 << 32 | 0xFFFFFFFF),
+        ("input", 0, 0, 3 << 32),
+        ("output", 1, 1, 4 << 32 | 3),
+        ("weight", 2, 0, 5 << 32 | 4),
+        ("zoneout", 1, 0, 6 << 32 | 2),
     ]:
         actual = keep(seed, rows, columns, 0.3, kind=kind, layer=layer, direction=direction)
         assert torch.equal(actual, stream.keep(seed, rows, columns, threshold_of(0.3), number))
@@ -216,6 +222,10 @@ CALLS = {
     "directions": dict(direction=1),
     "hidden and recurrent": dict(kind="recurrent"),
     "hidden and between": dict(kind="between"),
+    "hidden and input": dict(kind="input"),
+    "hidden and output": dict(kind="output"),
+    "hidden and weight": dict(kind="weight"),
+    "hidden and zoneout": dict(kind="zoneout"),
     "calls": dict(seed=12),
     "calls of negated seeds": dict(seed=-11),
     "calls of far seeds": dict(seed=11 + 2**62),
@@ -231,6 +241,19 @@ def test_independence(name, p):
     exact = threshold_of(p) / 65536
     assert_binomial((a & b).sum(), a.numel(), exact**2)
     assert_binomial((a ^ b).sum(), a.numel(), 2 * exact * (1 - exact))
+
+
+def test_the_kinds_are_independent():
+    """Each of each, of the same layer and of the next, and of the other direction."""
+    drawn = {
+        (kind, place): ~keep(11, 512, 64, 0.3, kind=kind, layer=place // 2, direction=place % 2)
+        for kind in KINDS
+        for place in range(4)
+    }
+    exact = threshold_of(0.3) / 65536
+    for a, b in combinations(drawn.values(), 2):
+        assert_binomial((a & b).sum(), a.numel(), exact**2)
+        assert_binomial((a ^ b).sum(), a.numel(), 2 * exact * (1 - exact))
 
 
 # The function.
@@ -265,7 +288,7 @@ def test_numbers_that_are_good(p):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("kind", "output"), ("kind", 0), ("rows", -1), ("columns", -2), ("layer", -1), ("layer", 2**31), ("direction", 2)],
+    [("kind", "state"), ("kind", 0), ("rows", -1), ("columns", -2), ("layer", -1), ("layer", 2**31), ("direction", 2)],
 )
 def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=name) as raised:

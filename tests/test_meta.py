@@ -6,9 +6,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 import rnndrop
 from rnndrop.functional import rnn_layer, tanh_dropout
+from tests.helpers import EACH_KIND, EVERY_KIND
 
 META = torch.device("meta")
-DROPOUTS = [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5), dict(dropout=0.5), dict()]
+DROPOUTS = [*EACH_KIND.values(), EVERY_KIND, dict()]
 
 
 def described(tensors):
@@ -45,7 +46,9 @@ def test_a_packed_sequence(dropouts):
     assert_alike([output.data, h_n], [torch.zeros(7, 8), torch.zeros(2, 3, 8)])
 
 
-@pytest.mark.parametrize("dropouts", [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5), dict()], ids=str)
+@pytest.mark.parametrize(
+    "dropouts", [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5), dict(zoneout=0.5), dict()], ids=str
+)
 def test_a_cell(dropouts):
     def run(device):
         cell = rnndrop.RNNCell(4, 8, device=device, **dropouts)

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rnndrop
+from rnndrop import kinds
 from rnndrop.layer import seed_tensor
 from rnndrop.steps import Steps
 from tests.stand_ins import CUDA, fake_module
@@ -53,16 +54,33 @@ def test_the_range_of_seeds(seed, same):
     assert seed_tensor(seed, torch.device("cpu")).tolist() == [same]
 
 
-@pytest.mark.parametrize("kind", ["hidden_dropout", "recurrent_dropout", "dropout"])
-def test_a_call_on_fake_tensors(fake_cuda, kind):
+KINDS = [kind.argument for kind in kinds.KINDS.values()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_call_on_fake_tensors(fake_cuda, kind, each, steps):
+    """A seed for each sequence is on the device too."""
     module = fake_module(rnndrop.RNN, 4, 8, 2, bidirectional=True, **{kind: 0.5})
     with Operators() as ran:
-        module(fake_cuda(5, 3, 4), seed=3)
+        module(fake_cuda(steps, 3, 4), seed=fake_cuda(3, dtype=torch.int64) if each else 3)
+    assert ran.names and not ran.copies and not set(READS) & set(ran.names)
+
+
+@pytest.mark.parametrize("kind", ["hidden_dropout", "recurrent_dropout", "zoneout"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_call_of_a_cell_and_evaluation(fake_cuda, kind, training):
+    cell, rnn = (fake_module(of, 4, 8, **{kind: 0.5}).train(training) for of in (rnndrop.RNNCell, rnndrop.RNN))
+    with Operators() as ran:
+        cell(fake_cuda(3, 4), seed=fake_cuda(3, dtype=torch.int64))
+        if kind == "zoneout" or training:  # PyTorch's own layers want a real GPU
+            rnn(fake_cuda(5, 3, 4))
     assert ran.names and not ran.copies and not set(READS) & set(ran.names)
 
 
 @pytest.mark.parametrize("enforce_sorted", [True, False])
-@pytest.mark.parametrize("kind", ["hidden_dropout", "recurrent_dropout", "dropout"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_packed_call_and_its_backward(cuda, kind, enforce_sorted):
     """They read the sizes of the batch alone, which are on the CPU, and make no tensor of a list, which would be copied."""
     module = rnndrop.RNN(4, 8, 2, bidirectional=True, device=cuda, **{kind: 0.5})

@@ -161,10 +161,10 @@ def test_a_mask_for_two(monkeypatch, rates, forgotten):
 
 def test_a_mask_per_step_where_one_per_sequence_was_asked_for(monkeypatch):
     check(hidden_dropout=0.3, mask_scope="sequence")
-    make = rnndrop.layer.MaskSource.make
+    inside = rnndrop.layer.MaskSource.inside
 
     def planted(self, kind, dropouts, rows, columns):
-        return make(self, kind, dropouts.replace("mask_scope", "step"), rows, columns)
+        return inside(self, kind, dropouts.replace("mask_scope", "step"), rows, columns)
 
-    monkeypatch.setattr(rnndrop.layer.MaskSource, "make", planted)
+    monkeypatch.setattr(rnndrop.layer.MaskSource, "inside", planted)
     caught(hidden_dropout=0.3, mask_scope="sequence")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import rnndrop
 from rnndrop import functional
+from rnndrop.kinds import KINDS, SCOPED
 from tests import oracle, stream
 from tests.helpers import assert_near, doubled, gradients, make_rnn
 from tests.stream import threshold_of
@@ -16,6 +17,7 @@ from tests.stream import threshold_of
 sizes = st.integers(1, 20)
 seeds = st.integers(-(2**70), 2**70)
 rates = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
+scopes = st.sampled_from(["step", "sequence"])
 modules = st.fixed_dictionaries(
     {
         "num_layers": st.integers(1, 2),
@@ -25,7 +27,11 @@ modules = st.fixed_dictionaries(
         "bidirectional": st.booleans(),
         "hidden_dropout": st.floats(0, 0.9) | st.just(1.0),
         "recurrent_dropout": st.floats(0, 0.9) | st.just(1.0),
-        "mask_scope": st.sampled_from(["step", "sequence"]),
+        "zoneout": st.floats(0, 0.9) | st.just(1.0),
+        "input_dropout": rates,
+        "output_dropout": rates,
+        "weight_dropout": st.floats(0, 0.9) | st.just(1.0),
+        "mask_scope": scopes | st.dictionaries(st.sampled_from(SCOPED), scopes),
     }
 )
 
@@ -38,7 +44,7 @@ modules = st.fixed_dictionaries(
     p=rates,
     layer=st.integers(0, 2**31 - 1),
     direction=st.integers(0, 1),
-    kind=st.sampled_from(["hidden", "recurrent", "between"]),
+    kind=st.sampled_from(list(KINDS)),
 )
 def test_mask(seed, rows, columns, p, layer, direction, kind):
     number = stream.stream_of(kind, layer, direction)
@@ -57,7 +63,9 @@ def test_network(options, seed, inputs, columns, data):
     shapes = (max(lengths), len(lengths), inputs), (rnn.num_layers * (1 + rnn.bidirectional), len(lengths), columns)
     x, hx = (torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
     packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
-    output, h_n = rnn(packed, hx, seed=seed)
+    if data.draw(st.booleans()):
+        seed = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(lengths), max_size=len(lengths)))
+    output, h_n = rnn(packed, hx, seed=torch.tensor(seed) if isinstance(seed, list) else seed)
     padded, _ = torch.nn.utils.rnn.pad_packed_sequence(output)
 
     leaves = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
@@ -105,6 +113,8 @@ def test_bad_rates(p):
         "dropout": lambda: rnndrop.RNN(2, 3, 2, dropout=p),
         "hidden_dropout": lambda: rnndrop.RNN(2, 3, hidden_dropout=p),
         "recurrent_dropout": lambda: rnndrop.RNNCell(2, 3, recurrent_dropout=p),
+        "zoneout": lambda: rnndrop.RNNCell(2, 3, zoneout=p),
+        "weight_dropout": lambda: rnndrop.RNN(2, 3, weight_dropout=p),
     }
     for name, call in calls.items():
         with pytest.raises(ValueError) as raised:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import loops, others, ours, products, torch_nn
+from . import keras, loops, ours, products, torch_nn
 from .base import GRAPH, Contender
 
-_GRAPHS = (ours.MODULE, torch_nn.PLAIN, torch_nn.DROPPED, loops.LOOP, products.PRODUCTS)
+_GRAPHS = (ours.MODULE, torch_nn.PLAIN, torch_nn.DROPPED, loops.THE_LOOP, products.PRODUCTS)
 
 EVERYONE: list[Contender] = [
     ours.MODULE,
     torch_nn.PLAIN,
     torch_nn.DROPPED,
-    loops.LOOP,
+    loops.THE_LOOP,
     products.PRODUCTS,
+    ours.LOOP_OF_CELLS,
     loops.ONE_MASK,
     loops.COMPILED,
     *ours.STRATEGIES,
-    *others.INSTALLABLE,
+    keras.SIMPLE_RNN,
     *[replace(contender, name=contender.name + GRAPH, captured=True) for contender in _GRAPHS],
 ]
 BY_NAME = {contender.name: contender for contender in EVERYONE}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..cases import Case
 
 OURS = "rnndrop"
 BASELINE = "nn.RNN"  # plain, without any dropout: what ratios refer to
 LIMIT = "matrix products"
+LOOP = "loop"
+CELLS = "loop of rnndrop.RNNCell"
 GRAPH = ", graph"  # how the names of steps replayed as CUDA graphs end
 
 
@@ -21,7 +24,7 @@ class Model(nn.Module):
     """A layer as the benchmark calls it."""
 
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
-        """The output (T, B, D*H) of x (T, B, I)."""
+        """The output (T, B, D*H) of x (T, B, I), or that of packed data, (rows, D*H) of (rows, I)."""
         raise NotImplementedError
 
     def weights(self) -> Sequence[Sequence[Tensor]]:
@@ -34,15 +37,21 @@ class Model(nn.Module):
 
 
 class Wrapped(Model):
-    """A module with nn.RNN's parameters and call, and what follows it."""
+    """A module with nn.RNN's parameters and call, and what comes before and after it."""
 
-    def __init__(self, rnn: nn.Module, after: nn.Module | None = None) -> None:
+    def __init__(self, case: Case, rnn: nn.Module, before: nn.Module | None = None, after: nn.Module | None = None) -> None:
         super().__init__()
-        self.rnn, self.after = rnn, after
+        self.batch_sizes, self.rnn, self.before, self.after = case.batch_sizes, rnn, before, after
 
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
-        output = (self.rnn(x) if seed is None else self.rnn(x, seed=seed))[0]
+        input = self.input(x if self.before is None else self.before(x))
+        output = (self.rnn(input) if seed is None else self.rnn(input, seed=seed))[0]
+        output = output.data if isinstance(output, PackedSequence) else output
         return output if self.after is None else self.after(output)
+
+    def input(self, x: Tensor) -> Tensor | PackedSequence:
+        """As the module takes it."""
+        return x if self.batch_sizes is None else PackedSequence(x, self.batch_sizes)
 
     def weights(self) -> Sequence[Sequence[Tensor]]:
         return cast(nn.RNN, self.rnn).all_weights
@@ -53,7 +62,8 @@ class Contender:
     """Who is measured.
 
     seeded: it takes a seed, and drops whatever the case has as the mask stream says. kinds: the dropouts, by rnndrop's names,
-    that another has, with masks of its own.
+    that another has, with masks of its own. instead: those that it has in place of ones that it has not.
+    packs: it takes packed sequences.
     cannot: why it cannot run a case on a device, or "". slow: it or its preparation takes long.
     captured: the step is replayed as a CUDA graph.
     """
@@ -61,7 +71,9 @@ class Contender:
     name: str
     build: Callable[[Case, nn.RNN], Model]
     kinds: tuple[str, ...] = ()
+    instead: Mapping[str, str] = field(default_factory=dict)
     seeded: bool = False
+    packs: bool = False
     cells: tuple[str, ...] = ("RNN",)
     cannot: Callable[[Case, str], str] = lambda case, device: ""
     slow: bool = False
@@ -73,15 +85,26 @@ class Contender:
             return "CUDA graphs need CUDA"
         if case.cell not in self.cells:
             return f"it has no {case.cell}"
+        if case.packed and not self.packs:
+            return "it takes no packed sequences"
         if reason := self.cannot(case, device):
             return reason
-        return "takes long: timed with some of the headline's cases only" if self.slow and not case.everyone else ""
+        if case.who == "two" and self.name not in (OURS, BASELINE):
+            return "of this kind and shape only rnndrop and nn.RNN are timed"
+        return "takes long: timed with some of the headline's cases only" if self.slow and case.who != "everyone" else ""
 
     def rates(self, case: Case) -> dict[str, float]:
-        """What it drops of a case. One that has recurrent dropout only takes the rate of hidden dropout where that is all."""
-        if self.kinds == ("recurrent_dropout",):
-            return {"recurrent_dropout": case.rate("recurrent_dropout") or case.rate("hidden_dropout")}
-        return {name: p for name, p in case.dropouts.items() if self.seeded or name in self.kinds}
+        """What it drops of a case."""
+        if self.seeded:
+            return dict(case.dropouts)
+        instead = {self.instead[name]: p for name, p in case.dropouts.items() if name in self.instead}
+        return instead | {name: p for name, p in case.dropouts.items() if name in self.kinds}
+
+
+def lacks(case: Case, kinds: Sequence[str]) -> str:
+    """Which dropouts of a case are none of these, or ""."""
+    lacking = [name for name in case.dropouts if name not in kinds]
+    return f"it has no {' and no '.join(lacking)}" if lacking else ""
 
 
 def one_layer(case: Case) -> str:

@@ -3,64 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..cases import Case
-from .base import Contender, Model, weights
+from .base import LOOP, Contender, Model, lacks, weights
 
-KINDS = ("dropout", "hidden_dropout", "recurrent_dropout")
+Cell = TypeVar("Cell", bound=nn.Module)
+PARAMETERS = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
+STATE_KINDS = "hidden_dropout", "recurrent_dropout", "zoneout"
+KINDS = (*STATE_KINDS, "dropout", "input_dropout", "output_dropout", "weight_dropout")
+
+
+def loaded(cell: Cell, of: list[Tensor]) -> Cell:
+    """A cell with these weights."""
+    cell.load_state_dict(dict(zip(PARAMETERS, of, strict=True)))
+    return cell
 
 
 class Step(nn.Module):
-    """One step, its masks fresh."""
+    """One step, its masks fresh; of the weight one is drawn, by :meth:`begin`, for all steps."""
 
     def __init__(self, case: Case, of: list[Tensor]) -> None:
         super().__init__()
-        self.cell = nn.RNNCell(of[0].shape[1], case.H, device=of[0].device, dtype=of[0].dtype)
-        self.cell.load_state_dict(dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), of, strict=True)))
+        self.cell = loaded(nn.RNNCell(of[0].shape[1], case.H, device=of[0].device, dtype=of[0].dtype), of)
         self.recurrent, self.hidden = nn.Dropout(case.rate("recurrent_dropout")), nn.Dropout(case.rate("hidden_dropout"))
+        self.weight, self.zoneout = case.rate("weight_dropout"), case.rate("zoneout")
+
+    def begin(self, h: Tensor) -> None:
+        if self.weight:
+            self.w_hh = nn.functional.dropout(self.cell.weight_hh, self.weight, self.training)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.hidden(self.cell(x, self.recurrent(h)))
+        return self.zoned(h, self.hidden(self.new(x, self.recurrent(h))))
+
+    def new(self, x: Tensor, h: Tensor) -> Tensor:
+        if not self.weight:
+            return self.cell(x, h)
+        return torch.rnn_tanh_cell(x, h, self.cell.weight_ih, self.w_hh, self.cell.bias_ih, self.cell.bias_hh)
+
+    def zoned(self, old: Tensor, new: Tensor) -> Tensor:
+        if not self.zoneout:
+            return new
+        if self.training:
+            return torch.where(torch.rand_like(new) < self.zoneout, old, new)
+        return self.zoneout * old + (1 - self.zoneout) * new
 
 
 class SequenceStep(Step):
-    """Likewise with masks drawn once, by :meth:`draw`."""
+    """Likewise with the masks of states drawn once."""
 
-    def draw(self, h: Tensor) -> None:
+    def begin(self, h: Tensor) -> None:
+        super().begin(h)
         self.recurrent_mask, self.hidden_mask = self.recurrent(torch.ones_like(h)), self.hidden(torch.ones_like(h))
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.cell(x, h * self.recurrent_mask) * self.hidden_mask
+        return self.zoned(h, self.new(x, h * self.recurrent_mask) * self.hidden_mask)
+
+
+class Dropout(nn.Dropout):
+    """Of all steps, (T, B, F), with fresh masks or with one."""
+
+    def __init__(self, p: float, one_mask: bool) -> None:
+        super().__init__(p)
+        self.one_mask = one_mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * super().forward(torch.ones_like(x[:1])) if self.one_mask and self.p else super().forward(x)
 
 
 class Loop(Model):
     """The loop over time, layers and directions. `prepare` may compile the step."""
 
     def __init__(
-        self, case: Case, rnn: nn.RNN, scope: str = "", prepare: Callable[[nn.Module], Any] = lambda step: step
+        self,
+        case: Case,
+        rnn: nn.RNN,
+        scope: str = "",
+        prepare: Callable[[nn.Module], Any] = lambda step: step,
+        step: Callable[[Case, list[Tensor]], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        kind = SequenceStep if (scope or case.mask_scope) == "sequence" else Step
-        self.steps = nn.ModuleList(kind(case, group) for group in weights(rnn))
-        self.between = nn.Dropout(case.rate("dropout"))
+        one_mask = (scope or case.mask_scope) == "sequence"
+        make = step or (SequenceStep if one_mask else Step)
+        self.steps = nn.ModuleList(make(case, group) for group in weights(rnn))
+        outside = [Dropout(case.rate(name), one_mask) for name in ("input_dropout", "dropout", "output_dropout")]
+        self.on_input, self.between, self.on_output = outside
         self.directions, self.H = case.directions, case.H
         self.run = [prepare(step) for step in self.steps]
 
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+        x = self.on_input(x)
         for first in range(0, len(self.steps), self.directions):
             x = self.between(x) if first else x
             outputs = [self._layer(x, first + reverse, bool(reverse)) for reverse in range(self.directions)]
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        return x
+        return self.on_output(x)
 
     def _layer(self, x: Tensor, number: int, reverse: bool) -> Tensor:
-        h, run, step, outputs = x.new_zeros(x.shape[1], self.H), self.run[number], self.steps[number], []
-        if isinstance(step, SequenceStep):
-            step.draw(h)
+        h, run, outputs = x.new_zeros(x.shape[1], self.H), self.run[number], []
+        self.steps[number].begin(h)
         steps = x.unbind(0)
         for x_t in steps[::-1] if reverse else steps:
             h = run(x_t, h)
@@ -81,15 +125,14 @@ def _compiled(case: Case, rnn: nn.RNN) -> Model:
 
 
 def _cannot(case: Case, device: str) -> str:
-    lacking = [name for name in case.dropouts if name not in KINDS]
-    return f"the loop has no {' and no '.join(lacking)}" if lacking else ""
+    return lacks(case, KINDS)
 
 
 def _per_step_only(reason: str) -> Callable[[Case, str], str]:
-    return lambda case, device: _cannot(case, device) or ("" if case.mask_scope == "step" else reason)
+    return lambda case, device: lacks(case, KINDS) or ("" if case.mask_scope == "step" else reason)
 
 
-LOOP = Contender("loop", Loop, KINDS, cannot=_cannot)
+THE_LOOP = Contender(LOOP, Loop, KINDS, cannot=_cannot)
 ONE_MASK = Contender(
     "loop, one mask", _one_mask, KINDS, cannot=_per_step_only("this case has one mask a sequence: the loop above is it")
 )

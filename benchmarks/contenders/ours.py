@@ -1,4 +1,4 @@
-"""rnndrop: its module, and its layer by the name of each strategy."""
+"""rnndrop: its module, its layer by the name of each strategy, and a loop over its cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import rnndrop
 from rnndrop import dispatch, functional
 
 from ..cases import Case
-from .base import OURS, Contender, Model, Wrapped, one_layer, weights
+from .base import CELLS, OURS, Contender, Model, Wrapped, lacks, one_layer, weights
+from .loops import STATE_KINDS, Loop, loaded
 
 
 class Layer(Model):
@@ -20,38 +21,68 @@ class Layer(Model):
     def __init__(self, case: Case, rnn: nn.RNN, strategy: Any) -> None:
         super().__init__()
         self.parameters_ = nn.ParameterList(weight.clone() for weight in weights(rnn)[0])
-        self.H, self.dropouts, self.strategy = case.H, case.options, strategy
+        self.case, self.strategy = case, strategy
 
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
-        h0 = x.new_zeros(x.shape[1], self.H)
-        options = self.dropouts if self.training else {}
-        return functional.rnn_layer(x, h0, *self.parameters_, seed=seed, strategy=self.strategy, **options)[0]
+        h0 = x.new_zeros(self.case.B, self.case.H)
+        dropouts = self.case.options if self.training else {}
+        options = {"seed": seed, "strategy": self.strategy, "batch_sizes": self.case.batch_sizes}
+        return functional.rnn_layer(x, h0, *self.parameters_, **options, **dropouts)[0]
 
     def weights(self) -> Sequence[Sequence[Tensor]]:
         return [list(self.parameters_)]
 
 
 def _module(case: Case, rnn: nn.RNN) -> Model:
-    return Wrapped(rnndrop.RNN.from_torch(rnn, **case.options))
+    return Wrapped(case, rnndrop.RNN.from_torch(rnn, **case.options))
+
+
+class _Cell(nn.Module):
+    """The step of a loop."""
+
+    def __init__(self, case: Case, of: list[Tensor]) -> None:
+        super().__init__()
+        rates = {name: case.rate(name) for name in STATE_KINDS}
+        self.cell = loaded(rnndrop.RNNCell(of[0].shape[1], case.H, device=of[0].device, dtype=of[0].dtype, **rates), of)
+
+    def begin(self, h: Tensor) -> None:
+        """A cell has no mask for a whole sequence."""
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.cell(x, h)
+
+
+def _cells(case: Case, rnn: nn.RNN) -> Model:
+    return Loop(case, rnn, step=_Cell)
+
+
+def _no_cells(case: Case, device: str) -> str:
+    if case.T > 50:
+        return "a loop of rnndrop.RNNCell is timed up to 50 steps"
+    return lacks(case, STATE_KINDS) or ("" if case.mask_scope == "step" else "a cell draws a mask at each call")
 
 
 def _strategy(name: str) -> Contender:
     kernel = name in dispatch.KERNELS
 
     def cannot(case: Case, device: str) -> str:
+        if case.pass_ == "inference" and case.rate("zoneout"):
+            return "rnn_layer has no evaluation"
         return "a CUDA strategy" if kernel and device == "cpu" else one_layer(case)
 
     def build(case: Case, rnn: nn.RNN) -> Model:
         return Layer(case, rnn, name)
 
-    return Contender(f"{OURS} {name}", build, seeded=True, cannot=cannot, slow=not kernel)
+    return Contender(f"{OURS} {name}", build, seeded=True, packs=True, cannot=cannot, slow=not kernel)
 
 
-MODULE = Contender(OURS, _module, seeded=True)
+MODULE = Contender(OURS, _module, seeded=True, packs=True)
+LOOP_OF_CELLS = Contender(CELLS, _cells, STATE_KINDS, cannot=_no_cells)
 STRATEGIES = [_strategy(name) for name in dispatch.STRATEGIES if name != "auto"]
 
 
 def chosen(model: nn.Module, x: Tensor) -> str:
     """The strategy that "auto" runs for this input, or "" of another model."""
-    rnn = model.rnn if isinstance(model, Wrapped) else None
-    return rnndrop.explain(rnn, x).strategy if isinstance(rnn, rnndrop.RNN) else ""
+    if not isinstance(model, Wrapped) or not isinstance(model.rnn, rnndrop.RNN):
+        return ""
+    return rnndrop.explain(model.rnn, model.input(x)).strategy

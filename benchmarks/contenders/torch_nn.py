@@ -1,4 +1,4 @@
-"""PyTorch's own layer: without any dropout, and with dropout of its output."""
+"""PyTorch's own layer: without any dropout, and with dropout around it, fresh at every step."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ def copy_of(rnn: nn.RNN, dropout: float = 0.0) -> nn.RNN:
 
 
 def _plain(case: Case, rnn: nn.RNN) -> Model:
-    return Wrapped(copy_of(rnn))
+    return Wrapped(case, copy_of(rnn))
 
 
 def _dropped(case: Case, rnn: nn.RNN) -> Model:
-    return Wrapped(copy_of(rnn, case.rate("dropout")), nn.Dropout(case.rate("hidden_dropout")))
+    before, after = case.rate("input_dropout"), case.rate("output_dropout") or case.rate("hidden_dropout")
+    return Wrapped(case, copy_of(rnn, case.rate("dropout")), nn.Dropout(before), nn.Dropout(after))
 
 
-def _needs_hidden(case: Case, device: str) -> str:
-    return "" if case.rate("hidden_dropout") else "nn.Dropout on the output is no recurrent dropout"
+def _nothing_of(case: Case, device: str) -> str:
+    return "" if DROPPED.rates(case) else f"around nn.RNN there is no {' and no '.join(case.dropouts)}"
 
 
-PLAIN = Contender(BASELINE, _plain)
-DROPPED = Contender("nn.RNN + nn.Dropout", _dropped, ("dropout", "hidden_dropout"), cannot=_needs_hidden)
+PLAIN = Contender(BASELINE, _plain, packs=True)
+DROPPED = Contender(
+    "nn.RNN + nn.Dropout",
+    _dropped,
+    kinds=("dropout", "input_dropout", "output_dropout"),
+    instead={"hidden_dropout": "output_dropout"},
+    packs=True,
+    cannot=_nothing_of,
+)

@@ -1,8 +1,8 @@
 """A contender is shown to be right before it is timed; what is wrong gets an error and no time.
 
 With every dropout at 0 it must equal nn.RNN, outputs and all gradients. One that takes a seed must then drop exactly what the
-mask stream says. Called without a seed, as it is timed, each must drop at the right rate, scale what it keeps, and have other
-masks for each sequence and call.
+mask stream says. Called without a seed, as it is timed, each must drop at the right rate, with other masks for each sequence
+and call, and compute what the definition says of these masks: each kind alone, on a network that shows what was dropped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from rnndrop.kinds import KINDS
+from rnndrop.mask import Mask
+
 from ..cases import Case
 from ..contenders.base import Contender, Model, Wrapped, source
 from ..contenders.products import Products
@@ -24,6 +27,7 @@ from .graph import capture
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 6e-2, "fp16": 1e-2}  # of the largest value; rounding adds up over steps
 SEED = 20
 REPEATS = 8  # calls whose masks are looked at
+SHOWN = math.tanh(1)  # the input and first state of the network that shows masks
 
 
 class Wrong(Exception):
@@ -35,18 +39,18 @@ def check(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
     model = contender.build(case, rnn)
     if isinstance(model, Products):
         _check_products(model, case, x)
-    elif case.pass_ == "inference":  # of the case's own model: evaluation must drop nothing
+    elif case.pass_ == "inference":  # of the case's own model: evaluation must drop nothing, but have zoneout's expectation
         with torch.no_grad():
-            expected = {"the output": rnn(x)[0]}
-            _compare(case, "in evaluation", {"the output": model.eval()(x)}, expected)
+            zoned = "zoneout" in contender.rates(case)
+            expected = oracle.network(case, rnn, x, oracle.of_seed(case, SEED, x.device))[0] if zoned else Wrapped(case, rnn)(x)
+            _compare(case, "in evaluation", {"the output": model.eval()(x)}, {"the output": expected})
     else:
         _check_without_dropout(contender, case, rnn, x)
         if contender.seeded:
-            output, groups, input = oracle.network(case, rnn, x, SEED)
-            (output * _loss_weights(output)).sum().backward()
-            expected = _named(output, [[w.grad for w in group if w is not None] for group in groups], input.grad)
+            expected = _exact(case, rnn, x, oracle.of_seed(case, SEED, x.device))
             _compare(case, "with dropout", _results(model.train(), case, x, SEED), expected)
-        _check_drawn_masks(contender, case, x)
+        for name, p in contender.rates(case).items():
+            _check_drawn_masks(contender, case, name, p, x.device)
 
 
 def _check_products(products: Products, case: Case, x: Tensor) -> None:
@@ -57,7 +61,7 @@ def _check_products(products: Products, case: Case, x: Tensor) -> None:
 
 
 def _check_without_dropout(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
-    expected = _results(Wrapped(rnn), case, x)
+    expected = _results(Wrapped(case, rnn), case, x)
     model = contender.build(case.without_dropout(), rnn).train()
     _compare(case, "without dropout", _results(model, case, x), expected)
     if contender.captured:
@@ -79,6 +83,13 @@ def _results(model: Model, case: Case, x: Tensor, seed: int | None = None) -> di
     return _named(output, model.gradients(), x.grad)
 
 
+def _exact(case: Case, rnn: nn.RNN, x: Tensor, masks: oracle.Masks) -> dict[str, Tensor]:
+    """Likewise, in float64."""
+    output, groups, input = oracle.network(case, rnn, x, masks)
+    (output * _loss_weights(output)).sum().backward()
+    return _named(output, [[w.grad for w in group if w is not None] for group in groups], input.grad)
+
+
 def _named(output: Tensor, gradients: Sequence[Sequence[Tensor | None]], of_input: Tensor | None) -> dict[str, Tensor]:
     found = {"the output": output, "the gradient of x": of_input}
     for number, group in enumerate(gradients):
@@ -93,16 +104,28 @@ def _loss_weights(output: Tensor) -> Tensor:
     return torch.cos(numbers).to(output.dtype)
 
 
-def _check_drawn_masks(contender: Contender, case: Case, x: Tensor) -> None:
-    """The masks of a call without a seed, of each kind of dropout that the contender has."""
-    rates = contender.rates(case)
-    for name, check_kind in {"hidden_dropout": _check_hidden, "recurrent_dropout": _check_recurrent}.items():
-        if p := rates.get(name, 0.0):
-            check_kind(contender, case, x, p)
+def _check_drawn_masks(contender: Contender, case: Case, name: str, p: float, device: torch.device) -> None:
+    """The masks of a call without a seed, of one kind of dropout, alone."""
+    (kind,) = (kind for kind in KINDS if KINDS[kind].argument == name)
+    dropouts = {given: rate for given, rate in case.dropouts.items() if name in (given, contender.instead.get(given))}
+    layers, columns = 1 + (kind == "between"), min(case.I, case.H)
+    one = {"layers": layers, "bidirectional": False, "packed": False, "input_grad": kind == "input"}
+    probe = replace(case, T=3, I=columns, dropouts=dropouts, **one)
+    rnn, x = _showing(probe, kind, device.type), torch.full((3, case.B, columns), SHOWN).to(device, case.torch_dtype)
+    model = contender.build(probe, rnn).train()
+    calls = [_dropped(kind, columns, _results(model, probe, x)) for _ in range(REPEATS)]
+    _check_masks(kind, p, [dropped[kind == "recurrent" :] for dropped in calls])  # the first state is 0: dropped or not
+    found = _results(model, probe, x)
+    keep = ~_dropped(kind, columns, found).flatten(0, 1)
+    mask = Mask(keep, 1.0 if kind == "zoneout" else 1 / (1 - p))
+    expected = _exact(probe, rnn, x, lambda asked, layer, direction: mask if asked == kind else None)
+    if case.dtype != "fp32":
+        expected = {"the output": expected["the output"]}  # gradients are sums of few terms, which cancel
+    _compare(case, f"with {kind} masks of its own", found, expected)
 
 
 def _check_masks(kind: str, p: float, calls: list[Tensor]) -> None:
-    """`calls`: what each dropped, bool (..., B, H). Masks have the rate, and differ between sequences and calls."""
+    """`calls`: what each dropped, bool (steps, B, columns). Masks have the rate, and differ between sequences and calls."""
     found = statistics.mean(float(dropped.double().mean()) for dropped in calls)
     independent = calls[0][0].numel() * len(calls)  # at least this many: a mask may serve a whole sequence
     if not abs(found - p) <= 6 * math.sqrt(p * (1 - p) / independent) + 1 / 256:
@@ -110,42 +133,33 @@ def _check_masks(kind: str, p: float, calls: list[Tensor]) -> None:
     if all(torch.equal(dropped, calls[0]) for dropped in calls):
         raise Wrong(f"has the same mask of {kind} dropout in every call")
     if calls[0].shape[1] > 1 and all(torch.equal(dropped, dropped[:, :1].expand_as(dropped)) for dropped in calls):
-        raise Wrong(f"has the same mask of {kind} dropout for every sequence")
+        raise Wrong(f"has the same mask of {kind} dropout for every {'row' if kind == 'weight' else 'sequence'}")
+    if kind == "zoneout" and all(torch.equal(dropped, dropped[:1].expand_as(dropped)) for dropped in calls):
+        raise Wrong("has the same mask of zoneout at every step")
 
 
-def _constant(case: Case, device: str, recurrent: float) -> nn.RNN:
-    """A network that adds 1 in every unit, whatever its input, and its own state times `recurrent`."""
+def _showing(case: Case, kind: str, device: str) -> nn.RNN:
+    """A network that adds 1 in every unit, less twice an element of what the masks of a kind are applied to."""
     rnn = source(case, device)
+    units = torch.arange(case.H)
     with torch.no_grad():
         for name, weight in rnn.named_parameters():
             weight.fill_(1.0 if name.startswith("bias_ih") else 0.0)
-            if name.startswith("weight_hh"):
-                weight.fill_diagonal_(recurrent)
+        weight = getattr(rnn, {"input": "weight_ih_l0", "between": "weight_ih_l1"}.get(kind, "weight_hh_l0"))
+        weight[units, units % weight.shape[1]] = -2.0
     return rnn
 
 
-def _check_hidden(contender: Contender, case: Case, x: Tensor, p: float) -> None:
-    """Outputs are 0 where dropped and tanh(1)/(1-p) where kept; so are the gradients, here of two steps, lest sums round."""
-    model = contender.build(case, _constant(case, x.device.type, 0.0)).train()
-    outputs = [model(x).detach() for _ in range(REPEATS)]
-    _check_masks("hidden", p, [output == 0 for output in outputs])
-    for output in outputs:
-        _compare(case, "kept by dropout", {"the output": output}, {"the output": (output != 0) * (math.tanh(1) / (1 - p))})
-    last = _results(model, case, x[:2])
-    kept, slope = last["the output"] != 0, (1 - math.tanh(1) ** 2) / (1 - p)
-    of_bias = (kept * _loss_weights(last["the output"]).double() * slope).sum((0, 1)).chunk(case.directions)
-    first = (case.layers - 1) * case.directions
-    expected = {f"the gradient of b_ih[{first + direction}]": gradient for direction, gradient in enumerate(of_bias)}
-    _compare(case, "with its own masks", last, expected)
-
-
-def _check_recurrent(contender: Contender, case: Case, x: Tensor, p: float) -> None:
-    """A state is dropped where the second step is above 0: it is tanh(1 - 4 r_2 h_1), and h_1 = tanh(1)."""
-    others = contender.rates(case).keys() - {"recurrent_dropout"}
-    dropouts = {name: rate for name, rate in case.dropouts.items() if name not in others}
-    alone = replace(case, T=2, layers=1, bidirectional=False, dropouts=dropouts)
-    model = contender.build(alone, _constant(alone, x.device.type, -4.0)).train()
-    _check_masks("recurrent", p, [model(x.new_zeros(2, *x.shape[1:]))[1:] > 0 for _ in range(REPEATS)])
+def _dropped(kind: str, columns: int, found: dict[str, Tensor]) -> Tensor:
+    """What was dropped, bool (3, B, columns), as the output of that network shows it; of the weight (1, H, H), its gradient."""
+    if kind == "weight":
+        return (found["the gradient of w_hh[0]"] == 0).unsqueeze(0)
+    y = found["the output"].double()
+    if kind in ("hidden", "output"):
+        return y.abs() < 0.1
+    if kind == "zoneout":
+        return (y - torch.cat([torch.zeros_like(y[:1]), y[:-1]])).abs() < 0.1
+    return (y[..., :columns] - SHOWN).abs() < 0.1 if kind == "input" else (y - SHOWN).abs() < 0.1
 
 
 def _compare(case: Case, when: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

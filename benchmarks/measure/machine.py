@@ -15,7 +15,7 @@ import torch
 
 import rnndrop
 
-PACKAGES = ("torch", "triton", "numpy", "keras", "flashrnn", "xma")
+PACKAGES = ("torch", "triton", "numpy", "keras")
 CODE = [":(top)rnndrop", ":(top)kernels", ":(top)benchmarks/*.py"]  # what a commit must have for it to be what was measured
 
 

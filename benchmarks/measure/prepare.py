@@ -36,7 +36,7 @@ def prepare(session: Session, case: Case, contender: Contender) -> Ready | None:
     """The contender, ready; or None, its error written down."""
     try:
         rnn = source(case, session.device)
-        inputs = [torch.randn(case.T, case.B, case.I, device=session.device).to(case.torch_dtype) for _ in range(INPUTS)]
+        inputs = [case.input(session.device) for _ in range(INPUTS)]
         for x in inputs:
             x.requires_grad_(case.input_grad)
         model = contender.build(case, rnn).train(case.pass_ != "inference")

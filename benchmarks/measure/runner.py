@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..cases import Case
 from ..contenders import BY_NAME
-from ..contenders.base import BASELINE, GRAPH, OURS, Contender
+from ..contenders.base import BASELINE, CELLS, GRAPH, OURS, Contender
 from . import results
 from .prepare import Ready, prepare
 from .rates import set_precision
@@ -19,7 +19,7 @@ from .results import Row
 from .session import Session
 from .timer import alternate
 
-REFERENCES = (OURS, OURS + GRAPH, BASELINE)  # of ratios
+REFERENCES = (OURS, OURS + GRAPH, CELLS, BASELINE)  # of ratios
 LEAST, MOST = 3, 40  # rounds of a case
 _BLOCKS = itertools.count()
 
@@ -44,8 +44,9 @@ def run(session: Session, cases: Sequence[Case], contenders: Sequence[Contender]
 
 
 def weight(case: Case) -> float:
-    """What a case may take of the time, relative to others: more where everyone is timed, for large products and many steps."""
-    return 1 + 2 * case.everyone + min(case.flops() / 1e10, 4) + case.T / 400
+    """What a case may take of the time, relative to others: more with more contenders, for large products and many steps."""
+    contenders = {"two": 1 / 3, "most": 1.0, "everyone": 2.0}[case.who]
+    return contenders * (1 + min(case.flops() / 1e10, 4) + case.T / 400)
 
 
 def measure(session: Session, case: Case, contenders: Sequence[Contender], share: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from ..cases import DTYPES, HEADLINE, SWEEPS
 from ..contenders.base import BASELINE, GRAPH, LIMIT, OURS
 from ..measure.results import NAN
-from . import analysis, bounds
+from . import analysis
 
 AIMS = {BASELINE: 0.85, "nn.RNN + nn.Dropout": 0.6, "loop": 0.4}  # of the geometric mean of a training step
 EVALUATION_AIM = 1.02
@@ -31,6 +31,12 @@ METHOD = """\
 - The compiled loop has its step under torch.compile (compiling the unrolled loop takes minutes). Keras masks the recurrent
   input once a sequence.
 - Bytes held for backward are whole storages seen by `saved_tensors_hooks`, each once, without weights and input."""
+GROUPS = {
+    "dropout": "Kinds of dropout beside what others have",
+    "network": "Layers, directions, input gradient",
+    "short": "Short sequences",
+    "packed": "Packed sequences of many lengths",
+}
 NOTHING = "\N{EN DASH}"  # where nothing was measured
 
 
@@ -53,7 +59,6 @@ def sections(rows: pd.DataFrame, environment: dict[str, Any]) -> Iterator[Sectio
     yield from _contradictions(rows)
     yield _times(rows)
     yield from _not_measured(rows)
-    yield _bounds()
     yield Section("Method", METHOD)
     yield _environment(rows, environment)
 
@@ -103,9 +108,18 @@ def _other_cases(rows: pd.DataFrame) -> Iterator[Section]:
             mean = table[BASELINE].get("geometric mean", NAN) if pass_ == "inference" and BASELINE in table else NAN
             aim = f" Of {BASELINE} it takes {mean:.3f} (aim: at most {EVALUATION_AIM})." if mean == mean else ""
             yield Section(f"The same cases, {name}", f"Time of rnndrop over the other's.{aim}", _by_case(table))
+    table = analysis.kinds(rows)
+    if set(table.columns) - {"hidden"}:
+        text = "A training step unless said, time of rnndrop over that of nn.RNN without any dropout, by what is dropped."
+        yield Section("Kinds of dropout", text, _by_case(table))
     found = analysis.ratios(rows)
-    for group, title in {"dropout": "Kinds of dropout", "network": "Layers, directions, input gradient"}.items():
+    for group, title in GROUPS.items():
         yield from _ratios(title, found[found.group == group])
+    table = analysis.cells(rows)
+    if len(table):
+        yield Section(
+            "A loop of cells", "Time of a loop of rnndrop.RNNCell over that of the loops of nn.RNNCell.", _by_case(table)
+        )
 
 
 def _ratios(title: str, found: pd.DataFrame) -> Iterator[Section]:
@@ -204,25 +218,6 @@ def _not_measured(rows: pd.DataFrame) -> Iterator[Section]:
         "two again."
     )
     yield Section("Not measured, and why", text, groups.rename(columns={"size": "cases", "first": "for example"}))
-
-
-def _bounds() -> Section:
-    lines = []
-    for case in (replace(case, dtype=dtype) for case in HEADLINE for dtype in ("fp32", "bf16")):
-        for strategy in bounds.STRATEGIES:
-            costs = {gpu.name: bounds.cost(case, strategy, gpu) for gpu in bounds.GPUS}
-            a100 = costs["A100"]
-            line = {"case": case.name, "dtype": case.dtype, "strategy": strategy, "launches": a100.launches}
-            line |= {"MB": number(a100.bytes / 1e6), "GFLOP": number(a100.flops / 1e9)}
-            lines.append(line | {f"{name}, us": "no" if c.reason else number(c.bound_s * 1e6) for name, c in costs.items()})
-    text = (
-        "Computed, not measured: a training step on CUDA can take no less than this by the data sheets (dense rates of the SXM "
-        "boards): the operations at the rate of the multiprocessors that the strategy fills, and inputs, weights, outputs and "
-        "gradients once through device memory. Launches, barriers and latency come on top. MB is what the strategy moves where "
-        "nothing but a step's working set stays in the cache (A100's); \"no\" is a shape that it refuses there. Formulas in "
-        "benchmarks/report/bounds.py."
-    )
-    return Section("Bounds for CUDA, computed", text, pd.DataFrame(lines))
 
 
 def _environment(rows: pd.DataFrame, found: dict[str, Any]) -> Section:

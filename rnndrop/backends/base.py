@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..cell import Cell, Weights
@@ -34,6 +35,16 @@ class Layer(NamedTuple):
     cell: Cell
     output: Tensor
     saved: Sequence[Tensor]
+
+    def of_direction(self, direction: int) -> Layer:
+        """One direction of a layer of both."""
+        return self._replace(
+            states=[state[direction] for state in self.states],
+            weights=self.weights.of_direction(direction),
+            masks={kind: Mask(mask.keep[direction], mask.scale) for kind, mask in self.masks.items()},
+            steps=self.steps.backwards() if direction else self.steps,
+            output=self.output.chunk(2, -1)[direction],
+        )
 
     @property
     def rows(self) -> Tensor:
@@ -75,7 +86,11 @@ class Gradients(NamedTuple):
 
 
 class Backend(ABC):
-    """One layer in one direction, forward and backward, and dropout alone. Tensors come as they are: any strides."""
+    """One layer in one direction, forward and backward, and dropout alone. Tensors come as they are: any strides.
+
+    One that can may be given both directions at once (`plan.BOTH_DIRECTIONS`): the weights tell (`cell.Weights`), states
+    and masks are (2, B, H) and (2, N, ...), the output has twice the columns, and `steps` are those of the first.
+    """
 
     @abstractmethod
     def forward(
@@ -123,6 +138,9 @@ class GateBackend(Backend):
         )
 
     def _grad_w_hh(self, layer: Layer, gates: Tensor) -> Tensor:
+        if layer.weights.directions == 2:
+            parts = enumerate(gates.chunk(2, 1))
+            return torch.stack([self._grad_w_hh(layer.of_direction(direction), part) for direction, part in parts])
         recurrent = layer.masks.get("recurrent")
         if recurrent is not None:
             return self.dropped_grad_w_hh(layer, gates, recurrent).mul_(recurrent.scale)

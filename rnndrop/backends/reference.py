@@ -18,7 +18,7 @@ class Reference(Backend):
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
-        output, last = reference.layer(input, states, weights, by_element(masks, states[0].shape[1]), steps, cell)
+        output, last = reference.layer(input, states, weights, by_element(masks, states[0].shape[-1]), steps, cell)
         return Result(output, [state.clone() for state in last], [])
 
     def backward(
@@ -27,7 +27,7 @@ class Reference(Backend):
         """Runs the loop again: it has saved nothing but its output."""
         bias = layer.weights.bias
         leaves = [layer.input, *layer.weights[:2], *layer.states, *([] if bias is None else [bias])]
-        masks, last = by_element(layer.masks, layer.states[0].shape[1]), 3 + len(layer.states)
+        masks, last = by_element(layer.masks, layer.states[0].shape[-1]), 3 + len(layer.states)
 
         def run(*leaves: Tensor) -> list[Tensor]:
             input, w_ih, w_hh, *states = leaves[:last]

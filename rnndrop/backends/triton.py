@@ -1,4 +1,4 @@
-"""One layer, one direction on the Triton kernels: masks as bits, and a strategy for the recurrence."""
+"""One layer on the Triton kernels: masks as bits, and a strategy for the recurrence."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..cell import Cell, Weights
 from ..kernels import apply_mask, cooperative, resident, stepwise
 from ..kernels.launch import MaskBits
+from ..kernels.plan import BOTH_DIRECTIONS
 from ..mask import Mask
 from ..steps import Steps
 from .base import GateBackend, Layer, Masks, Result
@@ -26,6 +27,7 @@ class Kernels(GateBackend):
 
     def __init__(self, strategy: str, tf32: bool) -> None:
         self.recurrence = RECURRENCES[strategy]
+        self.both = strategy in BOTH_DIRECTIONS
         self.tf32 = tf32
 
     def forward(
@@ -34,28 +36,44 @@ class Kernels(GateBackend):
         x, bias = input.reshape(-1, input.shape[-1]), weights.bias
         projection = x @ weights.w_ih.t() if bias is None else torch.addmm(bias, x, weights.w_ih.t())
         output = self.recurrence.forward(
-            projection.view(_shape(steps, projection)),
-            states[0],
-            weights.w_hh,
-            _bits(masks),
+            self._by_direction(projection, steps, weights),
+            self._with_axis(states[0]),
+            self._with_axis(weights.w_hh),
+            self._bits(masks),
             **self._options(steps, cell),
-        )
-        rows = output.view(projection.shape)
-        return Result(output if output.dim() == input.dim() else rows, [steps.last(rows)], [])
+        ).view(projection.shape)
+        ends = [steps.last(output)]
+        if weights.directions == 2:
+            forwards, backwards = output.chunk(2, 1)
+            ends = [torch.stack([steps.last(forwards), steps.backwards().last(backwards)])]
+        return Result(output.view(*input.shape[:-1], output.shape[1]), ends, [])
 
     def gate_gradients(
         self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
-        shape = _shape(layer.steps, layer.rows)
         gates, grad_h_0 = self.recurrence.backward(
-            grad_output.reshape(shape),
-            grad_states[0],
-            layer.output.view(shape),
-            layer.weights.w_hh,
-            _bits(layer.masks),
+            self._by_direction(grad_output, layer.steps, layer.weights),
+            None if grad_states[0] is None else self._with_axis(grad_states[0]),
+            self._by_direction(layer.rows, layer.steps, layer.weights),
+            self._with_axis(layer.weights.w_hh),
+            self._bits(layer.masks),
             **self._options(layer.steps, layer.cell),
         )
-        return gates.view(layer.rows.shape), [grad_h_0]
+        return gates.view(layer.rows.shape), [grad_h_0.view(layer.states[0].shape)]
+
+    def _by_direction(self, rows: Tensor, steps: Steps, weights: Weights) -> Tensor:
+        """Rows (N, D*H), or (T, B, D*H), as the recurrence takes them: (T, B, H), or (N, H) of different lengths, with an axis
+        for the directions, before the last, where it has one."""
+        shape = [-1] if len(steps.runs) > 1 else [steps.count, steps.batch]
+        columns = weights.w_hh.shape[-1]
+        return rows.reshape(*shape, *([weights.directions] if self.both else []), columns)
+
+    def _with_axis(self, x: Tensor) -> Tensor:
+        """x, (rows, columns) in one direction, with an axis for the directions where the recurrence has one."""
+        return x.unsqueeze(0) if self.both and x.dim() == 2 else x
+
+    def _bits(self, masks: Masks) -> dict[str, MaskBits]:
+        return {kind: MaskBits(self._with_axis(keep), scale) for kind, (keep, scale) in masks.items()}
 
     def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
         before, steps = layer.steps.before(layer.rows, layer.states[0]), layer.steps
@@ -71,12 +89,3 @@ class Kernels(GateBackend):
         if len(steps.runs) > 1:
             options["sizes"] = [size for run in steps.runs for size in [run.size] * run.steps]
         return options
-
-
-def _shape(steps: Steps, rows: Tensor) -> tuple[int, ...]:
-    """(T, B, ...) where all sequences are of one length, (N, ...) elsewhere."""
-    return tuple(rows.shape) if len(steps.runs) > 1 else (steps.count, steps.batch, rows.shape[1])
-
-
-def _bits(masks: Masks) -> dict[str, MaskBits]:
-    return {kind: MaskBits(*mask) for kind, mask in masks.items()}

@@ -16,16 +16,18 @@ from ..autocast import autocasts, cast
 from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
-from ..dropouts import Attributes, Dropouts
-from ..layer import MaskSource, dropout_between, recurrent_layer, resolved, seed_tensor
+from ..dropouts import Dropouts, LayerAttributes
+from ..kernels.plan import BOTH_DIRECTIONS
+from ..layer import MaskSource, both_directions, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from ..mask import check_seed
-from ..ops.torch_layers import torch_layers
+from ..ops.torch_layers import compacting, torch_layers
+from ..ops.vmap import is_mapping
 from ..steps import Steps, check_order, checked_batch_sizes
 
 Self = TypeVar("Self", bound="RNNBase")
 
 
-class RNNBase(Attributes, nn.Module):
+class RNNBase(LayerAttributes, nn.Module):
     """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
 
     proj_size = 0  # what flatten_parameters of nn.RNNBase reads
@@ -160,18 +162,20 @@ class RNNBase(Attributes, nn.Module):
         elif hx.dtype != input.dtype and not autocasts(input.device.type):
             raise RuntimeError(f"expected input and hx to have the same dtype, got {input.dtype} and {hx.dtype}")
         if seed is not None:
-            check_seed(seed)
-        if not self.training or not (self._dropouts.inside or self._dropouts.outside(self.num_layers)):
+            check_seed(seed, batch)
+        dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
+        if not dropouts.any(self.num_layers) and not is_mapping():
             return self._torch_layers(input, hx, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
-        output, h_n = self._with_dropout(x, hx, seed, batch, batch_sizes, order)
+        output, h_n = self._with_dropout(x, hx, dropouts, seed, batch, batch_sizes, order)
         return output.transpose(0, 1) if batch_first else output, h_n
 
     def _with_dropout(
         self,
         x: Tensor,
         hx: Tensor,
+        dropouts: Dropouts,
         seed: int | Tensor | None,
         batch: int,
         batch_sizes: Tensor | None,
@@ -184,46 +188,91 @@ class RNNBase(Attributes, nn.Module):
                 check_order(order, batch)
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
-        given = hx.unbind(0)
-        strategy = resolved("auto", x, steps, self.hidden_size, self.cell) if self._dropouts.inside else "auto"
-        both = (steps, steps.backwards())[: self.num_directions]
-        # Drawn after all that can be wrong.
-        masks = MaskSource(seed_tensor(seed, x.device), steps, mask_form("auto", x.device), order=order)
-        states: list[Tensor] = []
-        last: Sequence[Tensor]
+        inside = dropouts.inside or is_mapping()
+        strategy = resolved("auto", x, steps, self.hidden_size, self.cell) if inside else "torch"
+        masks = None
+        if self.training and dropouts.any(self.num_layers):  # the seed is drawn after all that can be wrong
+            seed = seed_tensor(seed, x.device, batch)
+            masks = MaskSource(seed, steps, mask_form("auto", x.device), order=order)
+            x, layers = self._dropped_before(x, layers, dropouts, masks)
+        x, h_n = self._layers(x, hx, layers, dropouts, masks, steps, strategy)
+        if masks is not None and dropouts.output_dropout:
+            x = outside_dropout(x, "output", dropouts, masks._replace(layer=self.num_layers - 1), self.num_directions)
+        return x, h_n
+
+    def _dropped_before(
+        self, x: Tensor, layers: list[list[Weights]], dropouts: Dropouts, masks: MaskSource
+    ) -> tuple[Tensor, list[list[Weights]]]:
+        """The input and the weights, with what is dropped of them before anything runs."""
+        if dropouts.input_dropout:
+            x = outside_dropout(x, "input", dropouts, masks)
+        if dropouts.weight_dropout:
+            layers = [
+                [weight_dropout(w, dropouts, masks._replace(layer=layer, direction=d)) for d, w in enumerate(weights)]
+                for layer, weights in enumerate(layers)
+            ]
+        return x, layers
+
+    def _layers(
+        self,
+        x: Tensor,
+        hx: Tensor,
+        layers: list[list[Weights]],
+        dropouts: Dropouts,
+        masks: MaskSource | None,
+        steps: Steps,
+        strategy: str,
+    ) -> tuple[Tensor, Tensor]:
+        """All layers, with the dropouts inside and between them; PyTorch's own where `strategy` is "torch"."""
+        if strategy == "torch" and not dropouts.dropout:
+            return self._torch_layers_of(layers, x, hx, steps)
+        both, states = (steps, steps.backwards())[: self.num_directions], []
         for number, weights in enumerate(layers):
-            if number and self.dropout:
-                x = dropout_between(x, self._dropouts, masks._replace(layer=number - 1), self.num_directions)
-            first = number * self.num_directions
-            if self._dropouts.inside:
-                initial = given[first : first + self.num_directions]
-                x, last = self._layer(x, initial, weights, masks._replace(layer=number), both, strategy)
+            if masks is not None and number and dropouts.dropout:
+                x = outside_dropout(x, "between", dropouts, masks._replace(layer=number - 1), self.num_directions)
+            initial = hx.narrow(0, number * self.num_directions, self.num_directions)
+            if strategy == "torch":
+                x, last = self._torch_layers_of([weights], x, initial, steps)
+                states.append(last)
+                continue
+            numbered = None if masks is None else masks._replace(layer=number)
+            if self.bidirectional and strategy in BOTH_DIRECTIONS:
+                x, (last,) = both_directions(x, [initial], weights, dropouts, numbered, steps, self.cell, strategy)
             else:
-                flat = [w for one in weights for w in one if w is not None]
-                x, h_n = self._torch_layers(x, hx.narrow(0, first, self.num_directions), flat, batch_sizes)
-                last = [*h_n.unbind(0)]
-            states += last
-        return x, states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
+                x, last = self._layer(x, initial.unbind(0), weights, dropouts, numbered, both, strategy)
+            states.append(last)
+        return x, states[0] if len(states) == 1 else torch.cat(states)
 
     def _layer(
         self,
         x: Tensor,
         initial: Sequence[Tensor],
         weights: Sequence[Weights],
-        masks: MaskSource,
+        dropouts: Dropouts,
+        masks: MaskSource | None,
         both: Sequence[Steps],
         strategy: str,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The output of one layer, and the last state (B, H) of each of its directions."""
+    ) -> tuple[Tensor, Tensor]:
+        """The output of one layer, and the last states (D, B, H) of its directions."""
         outputs, states = [], []
         for direction, steps in enumerate(both):
-            one = masks._replace(direction=direction)
+            one = None if masks is None else masks._replace(direction=direction)
             output, last = recurrent_layer(
-                x, [initial[direction]], weights[direction], self._dropouts, one, steps, self.cell, strategy
+                x, [initial[direction]], weights[direction], dropouts, one, steps, self.cell, strategy
             )
             outputs.append(output)
             states.append(last[0])
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1), states
+        if len(outputs) == 1:
+            return outputs[0], states[0].unsqueeze(0)
+        return torch.cat(outputs, -1), torch.stack(states)
+
+    def _torch_layers_of(
+        self, layers: Sequence[Sequence[Weights]], x: Tensor, hx: Tensor, steps: Steps
+    ) -> tuple[Tensor, Tensor]:
+        """Some of the layers, with weights that may be others than the module's."""
+        weights = [tensor for layer in layers for one in layer for tensor in one if tensor is not None]
+        with compacting(x):
+            return self._torch_layers(x, hx, weights, steps.batch_sizes, len(layers))
 
     def _torch_layers(
         self,

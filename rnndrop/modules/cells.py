@@ -26,11 +26,12 @@ class RNNCell(StateAttributes, nn.Module):
 
     .. math::
 
-        h' = m \odot \tanh(W_{ih} x + b_{ih}  +  W_{hh} (r \odot h) + b_{hh})
+        n = m \odot \tanh(W_{ih} x + b_{ih}  +  W_{hh} (r \odot h) + b_{hh}), \qquad h' = z \odot h + (1 - z) \odot n
 
     If :attr:`nonlinearity` is `'relu'`, then ReLU is used in place of tanh. An element of the mask :math:`m` is 0 with
     probability :attr:`hidden_dropout` and else :math:`1/(1-p)`, one of :math:`r` is 0 with probability
-    :attr:`recurrent_dropout`. In evaluation, and where both are 0, this is :class:`torch.nn.RNNCell`.
+    :attr:`recurrent_dropout`; an element of :math:`z` is 1 with probability :attr:`zoneout` and else 0. In evaluation, and
+    where all are 0, this is :class:`torch.nn.RNNCell`; but zoneout is its expectation then: :math:`z` is the probability.
 
     Args:
         input_size: The number of expected features in the input `x`
@@ -38,16 +39,18 @@ class RNNCell(StateAttributes, nn.Module):
         bias: If ``False``, then the layer does not use bias weights `b_ih` and `b_hh`. Default: ``True``
         nonlinearity: The non-linearity to use. Can be either ``'tanh'`` or ``'relu'``. Default: ``'tanh'``
         device, dtype: Of the parameters. float32, float64, bfloat16 or float16.
-        hidden_dropout: The probability of an element of :math:`h'` to be zeroed. Default: 0
+        hidden_dropout: The probability of an element of :math:`n` to be zeroed. Default: 0
         recurrent_dropout: The probability of an element of :math:`h` to be zeroed where it enters :math:`W_{hh}`. Default: 0
+        zoneout: The probability of an element of :math:`h'` to stay that of :math:`h` (Krueger et al. 2016). Default: 0
 
     Inputs: input, hidden, seed
         - **input**: tensor containing input features
         - **hidden**: tensor containing the initial hidden state. Defaults to zero if not provided.
-        - **seed** (keyword): an int or an int64 tensor of one element, which both masks follow from: row `b` of
-          ``dropout_mask(seed, N, hidden_size, p)`` is that of the hidden mask for sequence `b`; with ``kind="recurrent"``, of
-          the recurrent one. The same seed in each call of a loop gives the same masks. By default one is drawn from PyTorch's
-          generator of the input's device; evaluation draws none, and ignores one that is given.
+        - **seed** (keyword): an int or an int64 tensor of one element, which all masks follow from: row `b` of
+          ``dropout_mask(seed, N, hidden_size, p)`` is that of the hidden mask for sequence `b`; with ``kind="recurrent"`` or
+          ``"zoneout"``, of these. Or an int64 tensor of shape :math:`(N)`, one for each sequence, which then has row 0 of its
+          own. The same seed in each call of a loop gives the same masks. By default one is drawn from PyTorch's generator of
+          the input's device; evaluation draws none, and ignores one that is given.
 
     Outputs: h'
         - **h'** of shape `(batch, hidden_size)`: tensor containing the next hidden state for each element in the batch
@@ -66,9 +69,9 @@ class RNNCell(StateAttributes, nn.Module):
 
     Raises:
         ValueError: a probability outside [0, 1] or not a number, here or when the attribute is set; in `forward`, tensors of
-            neither 1 nor 2 dimensions.
+            neither 1 nor 2 dimensions, or a `seed` of another shape.
         RuntimeError: in `forward`, an unknown `nonlinearity`, or shapes that do not match.
-        TypeError: in `forward`, a `seed` that is neither an int nor an int64 tensor.
+        TypeError: an unknown argument; in `forward`, a `seed` that is neither an int nor an int64 tensor.
 
     .. note::
         All the weights and biases are initialized from :math:`\mathcal{U}(-\sqrt{k}, \sqrt{k})` where
@@ -117,7 +120,7 @@ class RNNCell(StateAttributes, nn.Module):
 
         Args:
             cell: the ``nn.RNNCell`` to copy.
-            dropouts: ``hidden_dropout``, ``recurrent_dropout``.
+            dropouts: ``hidden_dropout``, ``recurrent_dropout``, ``zoneout``.
 
         Raises:
             TypeError: `cell` is no ``nn.RNNCell``, or an argument is unknown.
@@ -127,7 +130,7 @@ class RNNCell(StateAttributes, nn.Module):
         return copied(cell, cls, **dropouts)
 
     def to_torch(self) -> nn.RNNCell:
-        """A copy as ``nn.RNNCell``: the same function in evaluation, without dropout in training."""
+        """A copy as ``nn.RNNCell``: the same function in evaluation, zoneout apart; without dropout in training."""
         return copied(self, nn.RNNCell)
 
     def reset_parameters(self) -> None:
@@ -152,8 +155,9 @@ class RNNCell(StateAttributes, nn.Module):
         if hx is None:
             hx = torch.zeros(input.size(0), self.hidden_size, dtype=input.dtype, device=input.device)
         if seed is not None:
-            check_seed(seed)
-        if not self.training or not self._dropouts.inside:
+            check_seed(seed, input.size(0))
+        dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
+        if not dropouts.inside:
             run = _VF.rnn_tanh_cell if self.nonlinearity == "tanh" else _VF.rnn_relu_cell
             return run(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         self._check_sizes(input, hx)
@@ -164,8 +168,10 @@ class RNNCell(StateAttributes, nn.Module):
         steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
         check_tensors(input, self.input_size, steps.batch, ["hx"], [hx], weights, cell)
         check_dtype("rnn_cell", input)
-        masks = MaskSource(seed_tensor(seed, input.device), steps, form)  # drawn after all that can be wrong
-        return recurrent_step(input, [hx], weights, self._dropouts, masks, cell)[0]
+        masks = None
+        if self.training:  # the seed is drawn after all that can be wrong
+            masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form)
+        return recurrent_step(input, [hx], weights, dropouts, masks, cell)[0]
 
     def _check_sizes(self, input: Tensor, hx: Tensor) -> None:
         if input.size(1) != self.input_size:

@@ -9,51 +9,68 @@ from torch import nn
 from typing_extensions import Unpack
 
 from ..cell import rnn_mode
-from ..dropouts import RecurrenceOptions, check_choice, checked_options
+from ..dropouts import LayerOptions, check_choice, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
 from .base import RNNBase
 from .convert import copied
 
 
 class RNN(RNNBase):
-    r"""Apply a multi-layer Elman RNN with :math:`\tanh` or :math:`\text{ReLU}` non-linearity and dropout inside the recurrence.
+    r"""Apply a multi-layer Elman RNN with :math:`\tanh` or :math:`\text{ReLU}` non-linearity and dropout of every kind.
 
     For each element in the input sequence, each layer computes the following function:
 
     .. math::
-        h_t = m_t \odot \tanh(x_t W_{ih}^T + b_{ih} + (r_t \odot h_{t-1}) W_{hh}^T + b_{hh})
+        \begin{aligned}
+            n_t &= m_t \odot \tanh(x_t W_{ih}^T + b_{ih} + (r_t \odot h_{t-1}) (w \odot W_{hh})^T + b_{hh}) \\
+            h_t &= z_t \odot h_{t-1} + (1 - z_t) \odot n_t
+        \end{aligned}
 
     where :math:`h_t` is the hidden state at time `t`, :math:`x_t` is the input at time `t`, and :math:`h_{t-1}` is this layer's
     state at the step before, or the initial state. If :attr:`nonlinearity` is ``'relu'``, then :math:`\text{ReLU}` is used
     instead of :math:`\tanh`. An element of the mask :math:`m_t` is 0 with probability :attr:`hidden_dropout` and else
-    :math:`1/(1-p)`, one of :math:`r_t` is 0 with probability :attr:`recurrent_dropout`. In evaluation, and where every
-    probability is 0, this is :class:`torch.nn.RNN`, and PyTorch's own code runs.
+    :math:`1/(1-p)`; likewise :math:`r_t` with :attr:`recurrent_dropout`, and :math:`w`, one matrix for all steps and sequences,
+    with :attr:`weight_dropout`. An element of :math:`z_t` is 1 with probability :attr:`zoneout` and else 0, without a scale.
+    Masks of the same form multiply the input (:attr:`input_dropout`), the output between layers (:attr:`dropout`) and the
+    output (:attr:`output_dropout`).
+
+    In evaluation, and where every probability is 0, this is :class:`torch.nn.RNN`, and PyTorch's own code runs; but zoneout is
+    its expectation then: :math:`z_t` is the probability itself. Where nothing is dropped inside the recurrence (hidden,
+    recurrent, zoneout), PyTorch's own code runs it in training too, cuDNN's on CUDA.
 
     .. code-block:: python
 
         # Efficient implementation equivalent to the following with bidirectional=False,
         # for tanh, biases and mask_scope='step'
-        rnn = rnndrop.RNN(input_size, hidden_size, num_layers, hidden_dropout=p, recurrent_dropout=q, dropout=d)
+        rnn = rnndrop.RNN(
+            input_size, hidden_size, num_layers, dropout=d, input_dropout=i, hidden_dropout=p,
+            recurrent_dropout=q, output_dropout=o, weight_dropout=w, zoneout=z,
+        )
         params = dict(rnn.named_parameters())
-        def mask(layer, p, kind):  # one row for each step t and sequence b
-            return rnndrop.dropout_mask(seed, L * N, hidden_size, p, layer=layer, kind=kind).view(L, N, hidden_size)
+        def mask(p, kind, layer=0, columns=hidden_size):  # one row for each step t and sequence b
+            rows = rnndrop.dropout_mask(seed, L * N, columns, p, layer=layer, kind=kind)
+            return rows.view(L, N, columns)
         def forward(x, h):  # (L, N, H_in), (num_layers, N, H_out)
             h = list(h)
+            x = x * mask(i, "input", columns=input_size)
             for layer in range(num_layers):
-                m, r = mask(layer, p, "hidden"), mask(layer, q, "recurrent")
+                m, r = mask(p, "hidden", layer), mask(q, "recurrent", layer)
+                new = mask(z, "zoneout", layer) != 0
+                w_hh = params[f"weight_hh_l{layer}"]
+                w_hh = w_hh * rnndrop.dropout_mask(seed, *w_hh.shape, w, layer=layer, kind="weight")
                 output = []
                 for t in range(L):
-                    h[layer] = m[t] * torch.tanh(
+                    n = m[t] * torch.tanh(
                         x[t] @ params[f"weight_ih_l{layer}"].T
-                        + (r[t] * h[layer]) @ params[f"weight_hh_l{layer}"].T
+                        + (r[t] * h[layer]) @ w_hh.T
                         + params[f"bias_ih_l{layer}"]
                         + params[f"bias_hh_l{layer}"]
                     )
+                    h[layer] = torch.where(new[t], n, h[layer])
                     output.append(h[layer])
-                x = output = torch.stack(output)
-                if layer < num_layers - 1:
-                    x = x * mask(layer, d, "between")
-            return output, torch.stack(h)
+                last = layer == num_layers - 1
+                x = torch.stack(output) * (mask(o, "output", layer) if last else mask(d, "between", layer))
+            return x, torch.stack(h)
 
     Args:
         input_size: The number of expected features in the input `x`
@@ -65,16 +82,28 @@ class RNN(RNNBase):
         batch_first: If ``True``, then the input and output tensors are provided as `(batch, seq, feature)` instead of
             `(seq, batch, feature)`. Note that this does not apply to hidden states. Default: ``False``
         dropout: If non-zero, introduces a dropout on the outputs of each RNN layer except the last layer, with dropout
-            probability equal to :attr:`dropout`, a fresh mask at every step. Default: 0
+            probability equal to :attr:`dropout`. Default: 0
         bidirectional: If ``True``, becomes a bidirectional RNN. Default: ``False``
         device, dtype: Of the parameters. float32, float64, bfloat16 or float16.
-        hidden_dropout: The probability of an element of :math:`h_t` to be zeroed, for the output and for the next step.
+        input_dropout: The probability of an element of the input to be zeroed, the same elements for both directions (Zaremba
+            et al. 2014, "Recurrent Neural Network Regularization"). Default: 0
+        hidden_dropout: The probability of an element of :math:`n_t` to be zeroed, for the output and for the next step.
             Default: 0
         recurrent_dropout: The probability of an element of :math:`h_{t-1}` to be zeroed where it enters :math:`W_{hh}`; the
-            output is not dropped. Default: 0
+            output is not dropped (Gal and Ghahramani 2016, "A Theoretically Grounded Application of Dropout in Recurrent
+            Neural Networks"). Default: 0
+        output_dropout: The probability of an element of the last layer's output to be zeroed; `h_n` is not dropped (Pham et
+            al. 2014, "Dropout Improves Recurrent Neural Networks for Handwriting Recognition"). Default: 0
+        weight_dropout: The probability of an element of each :math:`W_{hh}` to be zeroed, the same elements for all steps and
+            sequences of a call (DropConnect; Wan et al. 2013, "Regularization of Neural Networks using DropConnect"; Merity
+            et al. 2017, "Regularizing and Optimizing LSTM Language Models"). The parameter itself, its gradient and the
+            `state_dict` stay what they are in :class:`torch.nn.RNN`. Default: 0
+        zoneout: The probability of an element of :math:`h_t` to stay :math:`h_{t-1}`, always drawn at every step (Krueger et
+            al. 2016, "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations"). Default: 0
         mask_scope: ``'step'``, a fresh mask at every step, so that a dropped unit comes back at the next; or ``'sequence'``,
-            the same mask at every step of a sequence (variational dropout; Gal and Ghahramani 2016, "A Theoretically
-            Grounded Application of Dropout in Recurrent Neural Networks"). Default: ``'step'``
+            the same mask at every step of a sequence (variational dropout; Gal and Ghahramani 2016). One word for all, or a
+            mapping from kind to word: ``'hidden'``, ``'recurrent'``, ``'between'`` (the layers: :attr:`dropout`),
+            ``'input'``, ``'output'``; kinds not named are ``'step'``. Default: ``'step'``
 
     Inputs: input, hx, seed
         * **input**: tensor of shape :math:`(L, H_{in})` for unbatched input, :math:`(L, N, H_{in})` when
@@ -85,8 +114,10 @@ class RNN(RNNBase):
           :math:`(D * \text{num\_layers}, N, H_{out})` containing the initial hidden state for the input sequence batch.
           Defaults to zeros if not provided.
         * **seed** (keyword): an int or an int64 tensor of one element, which all masks of the call follow from, on every
-          device alike. By default one is drawn from PyTorch's generator of the input's device. Evaluation, and training in
-          which nothing is dropped, draw none and ignore one that is given.
+          device alike. Or an int64 tensor of shape :math:`(N)`: sequence `b` has the masks that it would have alone with
+          ``seed[b]``, whatever batch it stands in; :attr:`weight_dropout` takes ``seed[0]``. By default one is drawn from
+          PyTorch's generator of the input's device. Evaluation, and training in which nothing is dropped, draw none and ignore
+          one that is given.
 
         where:
 
@@ -102,7 +133,7 @@ class RNN(RNNBase):
     Outputs: output, h_n
         * **output**: tensor of shape :math:`(L, D * H_{out})` for unbatched input, :math:`(L, N, D * H_{out})` when
           ``batch_first=False`` or :math:`(N, L, D * H_{out})` when ``batch_first=True`` containing the output features
-          `(h_t)` from the last layer of the RNN, for each `t`, its :math:`m_t` included. If a
+          `(h_t)` from the last layer of the RNN, for each `t`, its :math:`m_t` and the mask of the output included. If a
           :class:`torch.nn.utils.rnn.PackedSequence` has been given as the input, the output will also be a packed sequence.
         * **h_n**: tensor of shape :math:`(D * \text{num\_layers}, H_{out})` for unbatched input or
           :math:`(D * \text{num\_layers}, N, H_{out})` containing the final hidden state for each element in the batch. It
@@ -114,14 +145,16 @@ class RNN(RNNBase):
         weight_hh_l[k]: the learnable hidden-hidden weights of the k-th layer, of shape `(hidden_size, hidden_size)`
         bias_ih_l[k]: the learnable input-hidden bias of the k-th layer, of shape `(hidden_size)`
         bias_hh_l[k]: the learnable hidden-hidden bias of the k-th layer, of shape `(hidden_size)`
-        hidden_dropout, recurrent_dropout, dropout, mask_scope: as given; may be set between calls
+        dropout, input_dropout, hidden_dropout, recurrent_dropout, output_dropout, weight_dropout, zoneout, mask_scope: as
+            given; may be set between calls
 
     Raises:
-        ValueError: a probability outside [0, 1] or not a number, or an unknown `mask_scope`, here or when the attribute is set;
-            an unknown `nonlinearity`; a size not above zero; a `proj_size`; in `forward`, an input of another dtype than the
-            weights or of neither 2 nor 3 dimensions.
-        TypeError: a size that is no int or a flag that is no bool; in `forward`, a `seed` that is neither an int nor an int64
-            tensor.
+        ValueError: a probability outside [0, 1] or not a number, or a `mask_scope` with an unknown word or a kind that has none
+            (weight, zoneout), here or when the attribute is set; an unknown `nonlinearity`; a size not above zero; a
+            `proj_size`; in `forward`, an input of another dtype than the weights or of neither 2 nor 3 dimensions, or a `seed`
+            of another shape.
+        TypeError: a size that is no int or a flag that is no bool; an unknown argument; in `forward`, a `seed` that is neither
+            an int nor an int64 tensor.
         RuntimeError: in `forward`, shapes of `input` or `hx` that do not match.
 
     .. note::
@@ -132,7 +165,7 @@ class RNN(RNNBase):
     .. note::
         For bidirectional RNNs, forward and backward are directions 0 and 1 respectively. Example of splitting the output
         layers when ``batch_first=False``: ``output.view(seq_len, batch, num_directions, hidden_size)``. Each direction has
-        masks of its own.
+        masks of its own, but for the input.
 
     .. note::
         ``batch_first`` argument is ignored for unbatched inputs.
@@ -148,6 +181,8 @@ class RNN(RNNBase):
         >>> input = torch.randn(5, 3, 10)
         >>> h0 = torch.randn(2, 3, 20)
         >>> output, hn = rnn(input, h0)
+        >>> rnn = rnndrop.RNN(10, 20, zoneout=0.1, input_dropout=0.2, mask_scope={"input": "sequence"})
+        >>> output, hn = rnn(input, seed=torch.tensor([1, 2, 3]))
     """
 
     def __init__(
@@ -164,13 +199,13 @@ class RNN(RNNBase):
         dtype: torch.dtype | None = None,
         *,
         proj_size: int | None = None,
-        **dropouts: Unpack[RecurrenceOptions],
+        **dropouts: Unpack[LayerOptions],
     ) -> None:
         if proj_size is not None:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
         mode = rnn_mode(nonlinearity)
-        dropping = checked_options("RNN.__init__()", dropouts, RecurrenceOptions).replace("dropout", dropout)
+        dropping = checked_options("RNN.__init__()", dropouts, LayerOptions).replace("dropout", dropout)
         super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropping)
 
     @property
@@ -188,7 +223,7 @@ class RNN(RNNBase):
 
         Args:
             rnn: the ``nn.RNN`` to copy.
-            dropouts: ``hidden_dropout``, ``recurrent_dropout``, ``mask_scope``, ``dropout``.
+            dropouts: those of this module's constructor, ``dropout`` (by default that of `rnn`) and ``mask_scope`` included.
 
         Raises:
             TypeError: `rnn` is no ``nn.RNN``, or an argument is unknown.
@@ -198,5 +233,5 @@ class RNN(RNNBase):
         return copied(rnn, cls, **{"dropout": rnn.dropout, **dropouts})
 
     def to_torch(self) -> nn.RNN:
-        """A copy as ``nn.RNN``: the same function in evaluation, without the dropout inside the recurrence in training."""
+        """A copy as ``nn.RNN``: the same function in evaluation, zoneout apart; in training it has `dropout` only."""
         return copied(self, nn.RNN, dropout=self.dropout)

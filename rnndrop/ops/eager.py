@@ -17,8 +17,15 @@ def computes_now(x: Tensor) -> bool:
         RuntimeError: in ``torch.jit.trace``, which would keep the masks of this call, and cannot record these operators.
     """
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
-        raise RuntimeError("torch.jit.trace cannot record dropout inside a layer: trace in evaluation, or use torch.export")
+        raise RuntimeError(
+            "torch.jit.trace cannot record dropout inside a layer: trace in evaluation without zoneout, or use torch.export"
+        )
     return type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
+
+
+def in_transform() -> bool:
+    """Whether torch.func is at work, whose tensors may have no numbers of their own."""
+    return torch._C._are_functorch_transforms_active()
 
 
 class Function(torch.autograd.Function):
@@ -26,7 +33,7 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if torch._C._are_functorch_transforms_active():
+        if in_transform():
             return super().apply(*args)
         args = torch._functorch.utils.unwrap_dead_wrappers(args)
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]

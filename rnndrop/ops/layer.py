@@ -59,8 +59,7 @@ class Call(NamedTuple):
 
 def resolved(strategy: str, x: Tensor, steps: Steps, hidden_size: int, mode: str) -> str:
     """The strategy that runs. ValueError, with the reason, where one asked for by name cannot."""
-    packed = len(steps.runs) > 1
-    problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, packed, mode)
+    problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, mode)
     return dispatch.choose(strategy, problem).strategy
 
 
@@ -109,7 +108,7 @@ def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Seq
 def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
     """Likewise, by the plain loop."""
     leaves = [layer.input, *layer.weights, *layer.states]
-    masks = by_element(layer.masks, layer.output.shape[-1])
+    masks = by_element(layer.masks, layer.states[0].shape[-1])
 
     def run(*needed: Tensor) -> tuple[Tensor, ...]:
         input, w_ih, w_hh, b_ih, b_hh, *states = _filled(leaves, flags, needed)
@@ -151,6 +150,8 @@ class _Layer(Function):
         input, w_ih, w_hh, *rest = ctx.saved_tensors
         row, flags = [input, w_ih, w_hh, *ctx.biases, *rest], ctx.needs_input_grad[1:given]
         grads = grads[: 1 + len(call.cell.states)]
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
         found: Sequence[Tensor]
         if not computes_now(input):
             found = _backward_operator(*_operands(call, row), list(grads), flags)

@@ -6,7 +6,9 @@ ONNX has an operator for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -39,6 +41,20 @@ def torch_layers(
         return _operator(input, hx, weights, batch_sizes, mode, *options)
     output, h_n = _operator(input.transpose(0, 1), hx, weights, batch_sizes, mode, *options)
     return output.transpose(0, 1), h_n
+
+
+def compacting(x: Tensor) -> AbstractContextManager[object]:
+    """Where cuDNN is given weights that do not lie in one block, and may copy them together without a warning at each call."""
+    if not x.is_cuda or torch.compiler.is_compiling():
+        return nullcontext()
+    return _without_warning()
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")
+        yield
 
 
 def _is_exporting() -> bool:

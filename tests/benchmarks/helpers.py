@@ -16,7 +16,7 @@ from benchmarks.contenders.torch_nn import copy_of
 from benchmarks.measure import results, runner, timer
 from benchmarks.measure.session import Session
 
-TINY = Case("headline", 4, 3, 5, 16, everyone=True)
+TINY = Case("headline", 4, 3, 5, 16, who="everyone")
 RNNDROP, NN_RNN = BY_NAME[OURS], BY_NAME[BASELINE]
 
 
@@ -48,7 +48,7 @@ def broken(change: Callable[[Tensor], Tensor], name: str = "broken") -> Contende
             return change(super().forward(x))
 
     def build(case: Case, rnn: nn.RNN) -> Model:
-        return Changed(copy_of(rnn))
+        return Changed(case, copy_of(rnn))
 
     return Contender(name, build)
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.cases import select
-from benchmarks.contenders.base import BASELINE, GRAPH, LIMIT, OURS
+from benchmarks.cases import Case, of_kind, select, with_dropouts
+from benchmarks.contenders.base import BASELINE, CELLS, GRAPH, LIMIT, LOOP, OURS
 from benchmarks.measure import results, runner
 from benchmarks.report import analysis
 from tests.benchmarks.helpers import result
@@ -89,3 +91,36 @@ def test_contradictions_of_auto(tmp_path: Path) -> None:
     found = analysis.contradictions(rows)
     assert found.contender.to_list() == [f"{OURS} resident"] and found.case.to_list() == ["case1"]
     assert analysis.contradictions(rows[rows.contender != f"{OURS} resident"]).empty
+
+
+def test_kinds_are_columns_with_their_mean_and_worst(tmp_path: Path) -> None:
+    shapes = [Case("headline", 2, 3, 4, H) for H in (5, 6)]
+    zoned = with_dropouts(shapes[0], {"zoneout": 0.1})
+    seconds = {  # rnndrop's, nn.RNN taking 1
+        **dict(zip((case.key for case in shapes), (0.25, 1.0), strict=True)),
+        **{of_kind(case, {"zoneout": 0.1}).key: 1.5 for case in shapes},
+        of_kind(shapes[0], {"input_dropout": 0.2}).key: 0.7,
+    }
+    cases = [*shapes, *(of_kind(case, {"zoneout": 0.1}) for case in shapes), of_kind(shapes[0], {"input_dropout": 0.2})]
+    for case in [*cases, replace(zoned, pass_="inference"), replace(shapes[0], pass_="inference")]:
+        for name, median in {OURS: seconds.get(case.key, 9.0), BASELINE: 1.0, "loop": 5.0}.items():
+            row = results.Row(case.name, name, case.pass_, "fp32", case.group, "ok")
+            runner.fill(row, [median] * 3, f"block {case.key}")
+            results.append(tmp_path, [row])
+    nan = float("nan")
+    expected = {
+        "hidden": [0.25, 1.0, 0.5, 1.0],
+        "zoneout": [1.5, 1.5, 1.5, 1.5],
+        "input": [0.7, nan, nan, 0.7],
+        "zoneout, inference": [9.0, nan, nan, 9.0],
+    }
+    table = analysis.kinds(results.read(tmp_path))
+    assert list(table.index) == ["T2-B3-I4-H5", "T2-B3-I4-H6", "geometric mean", "worst"]
+    np.testing.assert_allclose(table, pd.DataFrame(expected))
+
+
+def test_loops_of_cells_are_beside_the_loops(tmp_path: Path) -> None:
+    result(tmp_path / "a", {OURS: 1.0, BASELINE: 1.0, CELLS: 3.0, LOOP: 2.0, "loop, one mask": 1.0}, seed=5, cases=2)
+    table = analysis.cells(results.read(tmp_path / "a"))
+    assert list(table) == [LOOP, "loop, one mask"] and list(table.index) == ["case0", "case1"]
+    assert table[LOOP].between(1.4, 1.6).all() and table["loop, one mask"].between(2.8, 3.2).all()

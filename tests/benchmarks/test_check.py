@@ -5,96 +5,156 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case
+from benchmarks.cases import BOTH, HIDDEN, RATES, Case, with_dropouts
 from benchmarks.contenders import BY_NAME, EVERYONE
 from benchmarks.contenders.base import Contender, Model, Wrapped, source
-from benchmarks.contenders.loops import Loop
-from benchmarks.contenders.torch_nn import copy_of
+from benchmarks.contenders.loops import KINDS, Loop, Step
 from benchmarks.measure.check import Wrong, check
 from tests.benchmarks.helpers import NN_RNN, RNNDROP, TINY
 
-BOTH = {"hidden_dropout": 0.2, "recurrent_dropout": 0.2}
+WIDE = replace(TINY, T=12, B=16, I=64, H=64)
+DROPPED = [name for name in KINDS if name != "zoneout"]
+Drop = Callable[..., Tensor]
+
+
+def checked(contender: Contender, case: Case) -> None:
+    check(contender, case, source(case, "cpu"), case.input("cpu"))
 
 
 @pytest.mark.parametrize("scope", ["step", "sequence"])
-@pytest.mark.parametrize("kind", ["hidden", "recurrent"])
-def test_wrong_drop_rate_is_caught(kind: str, scope: str) -> None:
-    """Of each kind while the other is right."""
-
-    rate = f"{kind}_dropout"
+@pytest.mark.parametrize("name", KINDS)
+def test_wrong_drop_rate_is_caught(name: str, scope: str) -> None:
+    """Of each kind while all others are right."""
 
     def build(case: Case, rnn: nn.RNN) -> Model:
-        return Loop(replace(case, dropouts=case.dropouts | {rate: case.rate(rate) * 1.5}), rnn)
+        return Loop(replace(case, dropouts=case.dropouts | {name: case.rate(name) * 1.5}), rnn)
 
-    x = torch.randn(12, 16, 5)
-    case = replace(TINY, T=12, B=16, H=64, dropouts=BOTH, mask_scope=scope)
-    check(BY_NAME["loop"], case, source(case, "cpu"), x)
-    with pytest.raises(Wrong, match=rf"drops 0\.[23]\d* of the units by {kind} dropout"):
-        check(Contender("wrong rate", build, tuple(BOTH)), case, source(case, "cpu"), x)
+    kind = "between" if name == "dropout" else name.removesuffix("_dropout")
+    case = with_dropouts(WIDE, RATES, scope)
+    checked(BY_NAME["loop"], case)
+    with pytest.raises(Wrong, match=rf"drops 0\.[123]\d* of the units by {kind} dropout"):
+        checked(Contender("wrong rate", build, KINDS), case)
 
 
-def test_wrong_drop_rate_is_caught_where_only_recurrent_dropout_is_had() -> None:
-    """Of a case with hidden dropout."""
-
+def test_wrong_drop_rate_is_caught_where_another_kind_is_had_instead() -> None:
     def build(factor: float, case: Case, rnn: nn.RNN) -> Model:
-        rate = factor * (case.rate("recurrent_dropout") or case.rate("hidden_dropout"))
-        return Loop(replace(case, dropouts={"recurrent_dropout": rate}), rnn)
+        return Loop(replace(case, dropouts={"recurrent_dropout": factor * case.rate("hidden_dropout")}), rnn)
 
-    x = torch.randn(12, 16, 5)
-    case = replace(TINY, T=12, B=16, H=64)
-    kinds = ("recurrent_dropout",)
-    right, wrong = (Contender("recurrent only", functools.partial(build, factor), kinds) for factor in (1.0, 1.5))
-    check(right, case, source(case, "cpu"), x)
+    kinds = {"kinds": ("recurrent_dropout",), "instead": {"hidden_dropout": "recurrent_dropout"}}
+    right, wrong = (Contender("recurrent only", functools.partial(build, factor), **kinds) for factor in (1.0, 1.5))
+    checked(right, WIDE)
     with pytest.raises(Wrong, match=r"drops 0\.[23]\d* of the units by recurrent dropout"):
-        check(wrong, case, source(case, "cpu"), x)
+        checked(wrong, WIDE)
 
 
-class Own(Wrapped):
-    """nn.RNN and a dropout of its own."""
-
-    def __init__(self, rnn: nn.RNN, drop: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(copy_of(rnn))
-        self.drop = drop
-
-    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
-        y = super().forward(x)
-        return self.drop(y) if self.training else y
+def drawn(x: Tensor, p: float, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+    return (torch.rand(shape or x.shape, generator=generator) >= p) / (1 - p)
 
 
-def drawn(*shape: int) -> Tensor:
-    return (torch.rand(shape) >= 0.2) / 0.8
+def one_for_all_rows(x: Tensor, p: float) -> Tensor:
+    return x * drawn(x, p, *x.shape[:-2], 1, x.shape[-1])
 
 
-FIXED = drawn(12, 16, 64)
+def one_for_all_calls(x: Tensor, p: float) -> Tensor:
+    return x * drawn(x, p, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    ("drop", "reason"),
-    [
-        (lambda y: y * drawn(len(y), 16, 64), ""),
-        (lambda y: y * drawn(len(y), 1, 64), "for every sequence"),
-        (lambda y: y * FIXED, "in every call"),
-        (lambda y: y * (drawn(len(y), 16, 64) > 0), "kept by dropout"),
-        (lambda y: y if y.requires_grad else y * drawn(len(y), 16, 64), "drops 0.000"),
-        (lambda y: y + (y * drawn(len(y), 16, 64) - y).detach(), "the gradient of b_ih"),
-    ],
-    ids=["right", "one for all rows", "one for all calls", "no scale", "not in training", "not in the gradient"],
-)
-def test_masks_of_its_own_are_looked_at(drop: Callable[[Tensor], Tensor], reason: str) -> None:
-    case = replace(TINY, T=12, B=16, H=64)
-    contender = Contender(
-        "own", lambda case, rnn: Own(rnn, drop if case.rate("hidden_dropout") else torch.clone), ("hidden_dropout",)
-    )
-    with pytest.raises(Wrong, match=reason) if reason else nullcontext():
-        check(contender, case, source(case, "cpu"), torch.randn(12, 16, 5))
+def not_in_the_gradient(x: Tensor, p: float) -> Tensor:
+    return x + (x * drawn(x, p) - x).detach()
+
+
+WRONG_DROPOUTS: dict[str, tuple[Drop, str]] = {
+    "one for all rows": (one_for_all_rows, "for every"),
+    "one for all calls": (one_for_all_calls, "in every call"),
+    "no scale": (lambda x, p: x * (drawn(x, p) > 0), "masks of its own"),
+    "not in the gradient": (not_in_the_gradient, r"masks of its own|by weight dropout"),
+    "nothing is dropped": (lambda x, p: x, r"drops 0\.000"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_DROPOUTS)
+@pytest.mark.parametrize("name", DROPPED)
+def test_masks_of_its_own_are_looked_at(name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(drop: Drop) -> None:
+        def dropout(x: Tensor, p: float, training: bool, inplace: bool = False) -> Tensor:
+            return drop(x, p) if training and p else x
+
+        monkeypatch.setattr(nn.functional, "dropout", dropout)
+
+    case = with_dropouts(WIDE, {name: 0.2})
+    use(lambda x, p: x * drawn(x, p))
+    checked(BY_NAME["loop"], case)
+    drop, reason = WRONG_DROPOUTS[wrong]
+    use(drop)
+    with pytest.raises(Wrong, match=reason):
+        checked(BY_NAME["loop"], case)
+
+
+class OneMask(Step):
+    """Zoneout by one mask for all steps."""
+
+    def begin(self, h: Tensor) -> None:
+        super().begin(h)
+        self.mask = torch.rand_like(h) < self.zoneout
+
+    def zoned(self, old: Tensor, new: Tensor) -> Tensor:
+        return torch.where(self.mask, old, new) if self.zoneout else new
+
+
+def zoning(zone: Callable[[float, Tensor, Tensor], Tensor]) -> type[Step]:
+    class Planted(Step):
+        def zoned(self, old: Tensor, new: Tensor) -> Tensor:
+            return zone(self.zoneout, old, new) if self.zoneout else new
+
+    return Planted
+
+
+WRONG_ZONEOUTS: dict[str, tuple[type[Step], str]] = {
+    "one for all steps": (OneMask, "at every step"),
+    "one for all sequences": (zoning(lambda p, old, new: torch.where(torch.rand(64) < p, old, new)), "every sequence"),
+    "scaled": (zoning(lambda p, old, new: torch.where(torch.rand_like(new) < p, old, new / (1 - p))), "masks of its own"),
+    "the wrong way": (zoning(lambda p, old, new: torch.where(torch.rand_like(new) < p, new, old)), r"drops 0\.[89]"),
+    "zeroes": (zoning(lambda p, old, new: torch.where(torch.rand_like(new) < p, 0, new)), r"drops 0\.0|masks of its own"),
+    "no gradient": (zoning(lambda p, old, new: torch.where(torch.rand_like(new) < p, old.detach(), new)), "the gradient"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ZONEOUTS)
+def test_zoneout_is_looked_at(wrong: str) -> None:
+    step, reason = WRONG_ZONEOUTS[wrong]
+    case = with_dropouts(WIDE, {"zoneout": 0.1})
+    with pytest.raises(Wrong, match=reason):
+        checked(Contender("planted", lambda case, rnn: Loop(case, rnn, step=step), KINDS), case)
+
+
+def test_the_weight_has_one_mask_for_all_steps() -> None:
+    class EachStep(Step):
+        def new(self, x: Tensor, h: Tensor) -> Tensor:
+            self.begin(h)
+            return super().new(x, h)
+
+    case = with_dropouts(WIDE, {"weight_dropout": 0.2})
+    with pytest.raises(Wrong, match="weight"):
+        checked(Contender("planted", lambda case, rnn: Loop(case, rnn, step=EachStep), KINDS), case)
+
+
+@pytest.mark.parametrize("asked", KINDS)
+@pytest.mark.parametrize("had", KINDS)
+def test_no_kind_passes_for_another(asked: str, had: str) -> None:
+    def build(case: Case, rnn: nn.RNN) -> Model:
+        return Loop(replace(case, dropouts={had if name == asked else name: p for name, p in case.dropouts.items()}), rnn)
+
+    case, contender = with_dropouts(WIDE, {asked: 0.2}), Contender("planted", build, KINDS)
+    if asked == had:
+        return checked(contender, case)
+    with pytest.raises(Wrong):
+        checked(contender, case)
 
 
 @pytest.mark.parametrize("name", ["b_ih[0]", "b_hh[1]", "w_ih[2]", "w_hh[3]", "x"])
@@ -138,12 +198,25 @@ def test_evaluation_is_judged_before_it_can_spoil_its_input() -> None:
             return torch.zeros(4, 3, 16)
 
     case = replace(TINY, pass_="inference")
-    contender = Contender("spoils", lambda case, rnn: Spoils(rnn))
+    contender = Contender("spoils", lambda case, rnn: Spoils(case, rnn))
     with pytest.raises(Wrong, match="in evaluation"):
-        check(contender, case, source(case, "cpu"), torch.randn(4, 3, 5))
+        checked(contender, case)
 
 
-def test_wrong_mask_is_caught() -> None:
+def test_evaluation_with_zoneout_is_its_expectation() -> None:
+    case = replace(with_dropouts(TINY, {"zoneout": 0.1}), pass_="inference")
+    for contender in (RNNDROP, BY_NAME["loop"], NN_RNN):  # of which the last has no zoneout
+        checked(contender, case)
+    with pytest.raises(Wrong, match="in evaluation"):
+        checked(Contender("none in evaluation", NN_RNN.build, ("zoneout",)), case)
+    with pytest.raises(Wrong, match="in evaluation"):
+        checked(Contender("zones in evaluation", BY_NAME["loop"].build), case)
+
+
+@pytest.mark.parametrize(
+    "case", [TINY, replace(TINY, packed=True, T=9), with_dropouts(TINY, {"zoneout": 0.1})], ids=lambda case: case.name
+)
+def test_wrong_mask_is_caught(case: Case) -> None:
     def build(case: Case, rnn: nn.RNN) -> Model:
         model = RNNDROP.build(case, rnn)
         forward = model.forward
@@ -151,24 +224,28 @@ def test_wrong_mask_is_caught() -> None:
         return model
 
     with pytest.raises(Wrong, match="with dropout"):
-        check(Contender("wrong mask", build, seeded=True), TINY, source(TINY, "cpu"), torch.randn(4, 3, 5))
+        checked(Contender("wrong mask", build, seeded=True, packs=True), case)
 
 
 @pytest.mark.parametrize(
-    "options",
+    "case",
     [
-        {"dropouts": {"recurrent_dropout": 0.2}},
-        {"dropouts": BOTH, "mask_scope": "sequence"},
-        {"dropouts": BOTH | {"dropout": 0.2}, "layers": 2, "bidirectional": True},
-        {"dtype": "bf16"},
-        {"input_grad": True},
-        {"pass_": "forward"},
+        *[with_dropouts(TINY, {name: p}) for name, p in RATES.items()],
+        with_dropouts(TINY, RATES),
+        with_dropouts(TINY, BOTH, "sequence"),
+        replace(with_dropouts(TINY, RATES, "sequence"), bidirectional=True),
+        replace(TINY, dtype="bf16"),
+        replace(TINY, input_grad=True),
+        replace(TINY, pass_="forward"),
+        replace(TINY, T=1, B=1),
+        replace(TINY, packed=True, T=9, dropouts=HIDDEN),
+        replace(with_dropouts(TINY, RATES), packed=True, T=9, bidirectional=True),
+        replace(TINY, packed=True, T=9, pass_="inference"),
     ],
-    ids=str,
+    ids=lambda case: " ".join(case.key),
 )
-def test_every_kind_of_case_passes_its_checks(options: dict[str, Any]) -> None:
-    case = replace(TINY, everyone=False, **options)
+def test_every_kind_of_case_passes_its_checks(case: Case) -> None:
+    case = replace(case, who="most")
     for contender in EVERYONE:
         if not contender.why_not(case, "cpu"):
-            x = torch.randn(case.T, case.B, case.I).to(case.torch_dtype)
-            check(contender, case, source(case, "cpu"), x)
+            checked(contender, case)

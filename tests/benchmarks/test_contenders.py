@@ -9,7 +9,8 @@ import torch
 
 import benchmarks
 from benchmarks.contenders import BY_NAME, EVERYONE
-from benchmarks.contenders.base import LIMIT, OURS, source
+from benchmarks.contenders.base import BASELINE, CELLS, LIMIT, OURS, source
+from benchmarks.contenders.loops import Dropout
 from tests.benchmarks.helpers import NN_RNN, TINY
 
 LAYERS = ["cases", "contenders", "measure", "report", "__main__"]  # each imports only from those before it
@@ -31,9 +32,13 @@ def test_names_are_distinct_and_who_cannot_run_says_why() -> None:
     assert len(BY_NAME) == len(EVERYONE)
     assert all(c.why_not(replace(TINY, cell="no cell"), "cpu") for c in EVERYONE)
     assert BY_NAME[f"{OURS}, graph"].why_not(TINY, "cpu") == "CUDA graphs need CUDA"
-    assert "no zoneout" in BY_NAME["loop"].why_not(replace(TINY, dropouts={"zoneout": 0.1}), "cpu")
+    assert "no cell_dropout" in BY_NAME["loop"].why_not(replace(TINY, dropouts={"cell_dropout": 0.1}), "cpu")
+    assert "no packed sequences" in BY_NAME["loop"].why_not(replace(TINY, packed=True), "cpu")
+    assert "rnndrop and nn.RNN" in BY_NAME["loop"].why_not(replace(TINY, who="two"), "cpu")
+    assert not any(BY_NAME[name].why_not(replace(TINY, who="two"), "cpu") for name in (OURS, BASELINE))
+    assert "50 steps" in BY_NAME[CELLS].why_not(replace(TINY, T=51), "cpu")
     slow = BY_NAME["loop, compiled"]
-    assert slow.why_not(replace(TINY, everyone=False), "cpu") and not slow.why_not(TINY, "cpu")
+    assert slow.why_not(replace(TINY, who="most"), "cpu") and not slow.why_not(TINY, "cpu")
     assert BY_NAME[f"{OURS} reference"].why_not(replace(TINY, layers=2), "cpu")
     assert BY_NAME["nn.RNN + nn.Dropout"].why_not(replace(TINY, dropouts={"recurrent_dropout": 0.2}), "cpu")
     assert not NN_RNN.why_not(replace(TINY, layers=2, dropouts={"zoneout": 0.1}), "cpu")
@@ -73,3 +78,12 @@ def test_dropout_between_layers(name: str) -> None:
     x, other = torch.randn(2, case.T, case.B, case.I)
     assert torch.equal(model.train()(x), model(other))
     assert not torch.equal(model.eval()(x), model(other))
+
+
+def test_dropout_of_all_steps_has_fresh_masks_or_one() -> None:
+    x = torch.ones(6, 4, 8)
+    for one_mask in (True, False):
+        y = Dropout(0.5, one_mask)(x)
+        assert set(y.unique().tolist()) == {0.0, 2.0} and torch.equal(y, y[:1].expand_as(y)) == one_mask
+        assert not torch.equal(y[:, 0], y[:, 1])
+        assert torch.equal(Dropout(0.5, one_mask).eval()(x), x)

@@ -109,7 +109,7 @@ def test_the_input_needs_a_gradient_where_the_case_says_so(tmp_path: Path, input
             needed.append((x.requires_grad, self.training))
             return super().forward(x)
 
-    looks = Contender("looks", lambda case, rnn: Looks(copy_of(rnn)))
+    looks = Contender("looks", lambda case, rnn: Looks(case, copy_of(rnn)))
     run(tmp_path, [replace(TINY, input_grad=input_grad)], [looks])
     assert len(needed) > runner.MOST and set(needed) == {(input_grad, True)}
     assert results.read(tmp_path).status.to_list() == ["ok"]

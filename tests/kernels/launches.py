@@ -81,23 +81,29 @@ def apply_mask(rows, dtype, device):
     apply_mask.apply_mask(torch.ones(rows, COLUMNS, dtype=dtype, device=device), MaskBits(bits, 4 / 3))
 
 
-def sequence(strategy: str, H: int, *, tf32: bool = True, recurrent: bool = False) -> dict[str, Run]:
-    """A strategy's forward and backward of 16 sequences, with hidden dropout per step; recurrent dropout too if asked for."""
+def sequence(
+    strategy: str, H: int, *, tf32: bool = True, kinds: tuple[str, ...] = ("hidden",), packed: bool = False, directions: int = 1
+) -> dict[str, Run]:
+    """A strategy's forward and backward of 16 sequences, with masks per step; `directions` is for `resident`."""
 
     def tensors(T, dtype, device):
-        x = torch.zeros(T, 16, H, dtype=dtype, device=device)
-        bits = torch.zeros(T * 16, -(-H // 32), dtype=torch.int32, device=device)
+        axes = (directions,) if strategy == "resident" else ()
+        x = torch.zeros(*((T * 16,) if packed else (T, 16)), *axes, H, dtype=dtype, device=device)
+        bits = torch.zeros(*axes, T * 16, -(-H // 32), dtype=torch.int32, device=device)
         module = importlib.import_module(f"rnndrop.kernels.{strategy}")
-        kinds = ("hidden", "recurrent") if recurrent else ("hidden",)
-        return module, x, x[0], x.new_zeros(H, H), dict.fromkeys(kinds, MaskBits(bits, 4 / 3))
+        masks = dict.fromkeys(kinds, MaskBits(bits, 4 / 3))
+        return module, x, x.new_zeros(*axes, 16, H), x.new_zeros(*axes, H, H), masks
+
+    def options(T):
+        return {"cell": "RNN_TANH", "tf32": tf32} | ({"sizes": (16,) * T} if packed else {})
 
     def forward(T, dtype, device):
         module, x, h_0, w, masks = tensors(T, dtype, device)
-        module.forward(x, h_0, w, masks, cell="RNN_TANH", tf32=tf32)
+        module.forward(x, h_0, w, masks, **options(T))
 
     def backward(T, dtype, device):
         module, x, h_0, w, masks = tensors(T, dtype, device)
-        module.backward(x, h_0, x, w, masks, cell="RNN_TANH", tf32=tf32)
+        module.backward(x, h_0, x, w, masks, **options(T))
 
     return {"forward": forward, "backward": backward}
 

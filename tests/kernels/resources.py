@@ -62,6 +62,7 @@ SIZES = {
 }
 
 PAIR = 8  # bytes that may be spilled: ptxas gives up two registers to fit one program more on a multiprocessor
+MASKS = {"": ("hidden",), ", both masks": ("hidden", "recurrent"), ", all masks": ("hidden", "recurrent", "zoneout")}
 SCARCE = {(128, "fp32"), (250, "bf16"), (256, "bf16"), (1024, "fp32"), (1024, "bf16")}
 
 HEAD = """# What the kernels take of a multiprocessor
@@ -94,16 +95,16 @@ def refused(device: Device) -> list[str]:
 
 
 def cases(device: Device) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name and launch of each kernel that runs on the device; with recurrent dropout too where registers are scarce."""
+    """Name and launch of each kernel that runs on the device; with more masks too where registers are scarce."""
     for launch in LAUNCHES:
         for dtype in () if launch.strategy in PLANS else launch.dtypes:
             yield f"{launch.name} {str(dtype)[6:]}", lambda run=launch.run, T=launch.sizes[1], d=dtype: run(T, d, "meta")
     for strategy, H, kind in shapes():
         if refusal(strategy, H, kind, device):
             continue
-        for recurrent in (False, True) if (H, kind) in SCARCE else (False,):
-            for direction, run in sequence(strategy, H, tf32=kind == "tf32", recurrent=recurrent).items():
-                name = f"{strategy} {direction} H={H} {kind}" + ", both masks" * recurrent
+        for masks in MASKS if (H, kind) in SCARCE else ("",):
+            for direction, run in sequence(strategy, H, tf32=kind == "tf32", kinds=MASKS[masks]).items():
+                name = f"{strategy} {direction} H={H} {kind}{masks}"
                 yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
 
 

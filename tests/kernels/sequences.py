@@ -1,5 +1,6 @@
 """What must hold of a strategy's forward and backward over a sequence; tests give it the real ones and broken ones."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from rnndrop import reference
 from rnndrop.cell import CELLS, Weights
+from rnndrop.kernels import resident as both_directions
 from rnndrop.kernels.launch import MaskBits
 from rnndrop.mask import Mask
 from rnndrop.steps import Steps
@@ -60,6 +62,27 @@ class Case(NamedTuple):
         return dict(zip(KINDS, (*self.scopes, STEP), strict=True))[kind]
 
 
+def _forward(x: Tensor, h_0: Tensor, w: Tensor, masks: dict, **options) -> Tensor:
+    bits = {kind: MaskBits(mask.bits.unsqueeze(0), mask.scale) for kind, mask in masks.items()}
+    return both_directions.forward(x.unsqueeze(-2), h_0.unsqueeze(0), w.unsqueeze(0), bits, **options).squeeze(-2)
+
+
+def _backward(grad: Tensor, grad_h_n: Tensor | None, y: Tensor, w: Tensor, masks: dict, **options) -> tuple[Tensor, Tensor]:
+    bits = {kind: MaskBits(mask.bits.unsqueeze(0), mask.scale) for kind, mask in masks.items()}
+    grad_h_n = None if grad_h_n is None else grad_h_n.unsqueeze(0)
+    gates, grad_h_0 = both_directions.backward(grad.unsqueeze(-2), grad_h_n, y.unsqueeze(-2), w.unsqueeze(0), bits, **options)
+    return gates.squeeze(-2), grad_h_0.squeeze(0)
+
+
+# `resident` takes both directions at once; this is one, as the other strategies take it.
+resident = SimpleNamespace(
+    forward=_forward,
+    backward=_backward,
+    forward_kernel=both_directions.forward_kernel,
+    backward_kernel=both_directions.backward_kernel,
+)
+
+
 class Inputs(NamedTuple):
     input_projection: Tensor
     h_0: Tensor
@@ -91,11 +114,12 @@ def masks(case: Case, keeps: dict, device: str) -> dict[str, MaskBits]:
     return {kind: MaskBits(stream.pack(keep).to(device), case.scales[kind]) for kind, keep in keeps.items()}
 
 
-def oracle(case: Case, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is."""
+def oracle(case: Case, given: Inputs, others: dict[str, Mask] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """output, grad_gates and grad_h_0 by the plain loop in float64: what has been projected already, W_ih leaves as it is.
+    `others` are masks besides the case's."""
     x, h_0 = (v.double().requires_grad_() for v in given[:2])
     weights = Weights(torch.eye(case.H, dtype=torch.float64), given.w_hh.double(), None, None)
-    masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()}
+    masks = {kind: Mask(keep, case.scales[kind]) for kind, keep in given.keeps.items()} | (others or {})
     sizes = None if case.sizes is None else torch.tensor(case.sizes)
     steps = Steps(len(case.step_sizes), case.step_sizes[0], sizes, case.reverse)
     output, (h_n,) = reference.layer(x, [h_0], weights, masks, steps, CELLS[case.cell])
@@ -170,3 +194,26 @@ def relu_stops_not_a_number(strategy, case: Case, device: str) -> None:
     output, grad_gates, _ = run(strategy, case, given, device)
     assert torch.equal(grad_gates[-1].isnan(), output[-1] > 0)
     assert (grad_gates[-1][output[-1] == 0] == 0).all()
+
+
+def expectation_of_zoneout(strategy, case: Case, device: str) -> None:
+    """The output in evaluation, of a share that no mask has; with the masks that a case has besides."""
+    given, old_share = inputs(case), 0.3125
+    x, h_0, w = (v.to(device) for v in given[:3])
+    made = masks(case, given.keeps, device) | {"zoneout": MaskBits(torch.empty(0, 0, dtype=torch.int32), old_share)}
+    output = strategy.forward(x, h_0, w, made, **case.options).cpu()
+    expected = oracle(case, given, {"zoneout": Mask(torch.empty(0, case.H), old_share)})[0]
+    cut = 2 if case.dtype == torch.bfloat16 and backend() == "interpreter" else 1  # it truncates to bf16
+    assert (output.double() - expected).abs().max() <= cut * SEQUENCE[case.dtype] * max(1.0, expected.abs().max().item())
+
+
+def zoneout_chooses(strategy, case: Case, device: str) -> None:
+    """A NaN of the new state is not there where the old one stays, nor in backward one on its way to the old one."""
+    given = inputs(case)
+    new = given.keeps["zoneout"].view(case.T, case.B, case.H)
+    given.input_projection[-1, 0] = float("nan")
+    given.grad_output[-1, 1, ~new[-1, 1]] = float("nan")
+    output, grad_gates, _ = run(strategy, case, given, device)
+    assert torch.equal(output[-1, 0].isnan(), new[-1, 0]) and not output[:-1].isnan().any()
+    assert (grad_gates[~new] == 0).all() and not grad_gates[-1, 1].isnan().any()
+    assert torch.equal(grad_gates[-2, 1].isnan(), new[-2, 1] & ~new[-1, 1]), "the old state has its gradient as it is"

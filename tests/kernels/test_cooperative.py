@@ -34,10 +34,23 @@ CASES = [
     *[Case(T=2, B=3, H=H, dtype=BF16, recurrent=16384) for H in (65, 96, 101, 250)],
     *[Case(T=3, B=3, H=40, recurrent=16384, scopes=scopes) for scopes in ((STEP, ONCE), (ONCE, STEP))],
     *[Case(T=3, B=3, H=40, hidden=hidden, recurrent=recurrent) for hidden, recurrent in ((1, 65535), (65535, 1))],
+    Case(T=3, B=3, H=40, zoneout=32768, recurrent=16384, scopes=(ONCE, ONCE)),
+    Case(T=3, B=17, H=65, dtype=BF16, hidden=None, zoneout=16384, reverse=True),
+    Case(T=3, B=3, H=33, dtype=FP16, zoneout=60000, cell="RNN_RELU"),
+    Case(T=2, B=1, H=96, tf32=True, hidden=None, zoneout=65536),
+]
+# Sequences that begin and end at every step, batch tiles that do, and steps of equal size.
+PACKED = [
+    Case(H=40, sizes=(5, 5, 3, 1, 1)),
+    Case(H=40, sizes=(5, 5, 3, 1, 1), reverse=True),
+    Case(H=70, dtype=BF16, sizes=(35, 33, 17, 16, 5), recurrent=16384, scopes=(ONCE, STEP)),
+    Case(H=65, dtype=FP16, sizes=(35, 17, 17, 1), recurrent=16384, zoneout=32768, scopes=(STEP, ONCE), reverse=True),
+    Case(H=33, sizes=(20, 16, 3), hidden=None, zoneout=32768, cell="RNN_RELU"),
+    Case(H=36, sizes=(3, 2, 1), hidden=None, zoneout=32768, tf32=True, reverse=True),
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES + PACKED, ids=str)
 def test_against_float64(case, device):
     sequences.against_float64(cooperative, case, device)
 
@@ -45,6 +58,15 @@ def test_against_float64(case, device):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradient_has_the_mask_of_the_output(reverse, device):
     sequences.gradient_has_the_mask_of_the_output(cooperative, Case(T=4, B=3, H=100, dtype=BF16, reverse=reverse), device)
+
+
+@pytest.mark.parametrize("case", [Case(T=3, B=3, H=33), Case(H=40, sizes=(4, 3, 3, 1), recurrent=16384, reverse=True)], ids=str)
+def test_expectation_of_zoneout(case, device):
+    sequences.expectation_of_zoneout(cooperative, case, device)
+
+
+def test_zoneout_chooses(device):
+    sequences.zoneout_chooses(cooperative, Case(T=3, B=3, H=40, zoneout=32768), device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
@@ -74,15 +96,16 @@ def test_addresses_past_32_bits(kernel, device, tmp_path):
     h_0, w = torch.zeros(B, H, dtype=x.dtype, device=device), (torch.randn(H, H) / 8).to(x).to(device)
     last = x[-3:].clone()
     masks, masks_of_last = ({"hidden": MaskBits(b, 4 / 3)} for b in (bits, bits[-3 * B :].clone()))
-    plan, constexprs = cooperative._plan(x, masks, False)
+    plan, shape, constexprs = cooperative._plan(x, masks, False)
     constexprs |= {"CELL": "RNN_TANH", "REVERSE": False}
     if kernel == "forward":
-        tensors, phases, scales = (x, h_0, w, bits, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0)
+        tensors, phases, scales = (x, h_0, w, bits, None, None, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0, None)
         expected = cooperative.forward(last, h_0, w, masks_of_last, cell="RNN_TANH")
     else:
-        tensors, phases, scales = (x, None, x, w, bits, None, y, h_0), range(3), (4 / 3, 3 / 4, 1.0)
+        tensors, phases = (x, None, x, w, bits, None, None, None, None, y, h_0), range(3)
+        scales = 4 / 3, 3 / 4, 1.0
         expected, _ = cooperative.backward(last, None, last, w, masks_of_last, cell="RNN_TANH")
-    cooperative._launch(getattr(cooperative, f"{kernel}_kernel"), tensors, phases, scales, plan, constexprs)
+    cooperative._launch(getattr(cooperative, f"{kernel}_kernel"), tensors, shape, phases, scales, plan, constexprs)
     assert expected.any() and torch.equal(y[-3:], expected)
 
 
@@ -90,7 +113,9 @@ def test_addresses_past_32_bits(kernel, device, tmp_path):
 @pytest.mark.parametrize("seed", range(4))
 def test_every_order_of_programs(seed, device, request):
     triton_driver.use(backend(), seed)
-    sequences.against_float64(cooperative, Case(T=3, B=20, H=96, dtype=BF16, recurrent=16384), device)
+    sequences.against_float64(cooperative, Case(T=3, B=20, H=96, dtype=BF16, recurrent=16384, zoneout=16384), device)
+    for reverse in (False, True):
+        sequences.against_float64(cooperative, Case(H=96, dtype=BF16, sizes=(33, 17, 1), reverse=reverse), device)
     triton_driver.use(backend(), request.config.getoption("--triton-driver-seed"))
 
 
@@ -111,6 +136,10 @@ def test_more_batch_tiles_than_groups(device, only):
     case = Case(T=3, B=40, H=96, dtype=BF16, recurrent=16384)
     assert plan_cooperative(96, 40, BF16, only(3)).groups == 1
     sequences.against_float64(cooperative, case, device)
+    for reverse in (False, True):
+        sequences.against_float64(
+            cooperative, Case(H=96, sizes=(40, 33, 16), dtype=BF16, zoneout=16384, reverse=reverse), device
+        )
 
 
 @pytest.mark.parametrize("H", [65, 80, 96])
@@ -202,13 +231,17 @@ def test_planted_missing_barrier(name, what, device):
 @pytest.mark.parametrize(
     "name, old, new",
     [
-        ("backward_kernel", "(hidden_ptr, t * B + b if HIDDEN_PER_STEP else b", "(hidden_ptr, b"),  # haste
-        ("backward_kernel", "(recurrent_ptr, after * B + b if RECURRENT_PER_STEP else b", "(recurrent_ptr, b"),
-        ("forward_kernel", "(recurrent_ptr, after * B + b if RECURRENT_PER_STEP else b", "(recurrent_ptr, t * B + b"),
+        ("backward_kernel", "(hidden_ptr, start + b if HIDDEN_PER_STEP else b", "(hidden_ptr, b"),  # haste
+        ("backward_kernel", "first_row = start_after + b if RECURRENT_PER_STEP else b", "first_row = b"),
+        ("forward_kernel", "first_row = start_after + b if RECURRENT_PER_STEP else b", "first_row = start + b"),
+        ("forward_kernel", "(zoneout_ptr, start + b", "(zoneout_ptr, b"),
+        ("backward_kernel", "(zoneout_ptr, start + b", "(zoneout_ptr, b"),
+        ("backward_kernel", "dh += carry", "pass"),
+        ("backward_kernel", "tl.where(new, 0.0, dh)", "dh"),
     ],
 )
 def test_planted_wrong_step(name, old, new, device):
-    case = Case(T=3, B=3, H=64, recurrent=16384)
+    case = Case(T=3, B=3, H=64, recurrent=16384, zoneout=32768)
     sequences.against_float64(cooperative, case, device)
     with pytest.raises(AssertionError):
         sequences.against_float64(_broken(**{name: _without(getattr(cooperative, name), (old, new))}), case, device)

@@ -46,7 +46,7 @@ def test_pointwise(launch, driver):
         assert read * size <= c["sectors read"] * 32 <= read * size + more
 
 
-@pytest.mark.parametrize("direction, limit, tensors", [("forward", 130, 1), ("backward", 220, 2)])
+@pytest.mark.parametrize("direction, limit, tensors", [("forward", 136, 1), ("backward", 220, 2)])
 def test_resident(direction, limit, tensors, driver):
     """Per step: instructions, barriers, no conflict; of device memory x (or grad and y), bits and y: no W_hh."""
     H, tile = 128, 16 * 128 * 2

@@ -20,6 +20,8 @@ from rnndrop.kernels import (
 from rnndrop.kernels.launch import A100, MaskBits
 from tests.triton_driver import backend
 
+from . import sequences
+
 # ---------------------------------------------------------------- precision of fp32 products
 
 
@@ -191,7 +193,7 @@ def _everything_launched():
     yield lambda: activation_dropout.backward(x[0], x[0], seed, 5, 2.0, 0)
     yield lambda: packed_mask.packed_mask(seed, 6, 64, 5, 0)
     yield lambda: apply_mask.apply_mask(x.view(6, 64), mask)
-    for module in (resident, cooperative, stepwise):
+    for module in (sequences.resident, cooperative, stepwise):
         yield lambda module=module: module.forward(x, x[0], w, masks, cell="RNN_TANH")
         yield lambda module=module: module.backward(x, None, x, w, masks, cell="RNN_TANH")
 
@@ -238,3 +240,15 @@ def test_the_scope_of_a_mask_is_its_number_of_rows():
     for bad in (masks(5), masks(12, 3), masks(1)):
         with pytest.raises(ValueError, match=r"a packed mask should be \(12 or 4, 2\), got"):
             launch.is_per_step(bad, "hidden", 12, 4, 64)
+
+
+def test_row_offsets_are_made_once(device):
+    offsets = launch.row_offsets((3, 3, 1), torch.device(device))
+    assert offsets.tolist() == [0, 3, 6, 7] and offsets.dtype == torch.int64 and offsets.device.type == device
+    assert launch.row_offsets((3, 3, 1), torch.device(device)) is offsets
+
+
+def test_row_offsets_are_not_copied_while_a_graph_is_captured(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="run it once before the capture"):
+        launch.row_offsets((2, 1), torch.device("cuda", 99))

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from rnndrop.kernels import mask_bits
+from rnndrop.kernels.slice_layout import both_columns, slice_pairs, slice_rows
 from rnndrop.kernels.tile_layout import tile_columns, tile_rows
 from tests import stream
 
@@ -21,10 +22,11 @@ def tile_kernel(bits_ptr, out_ptr, rows, H: tl.constexpr, REPEATS: tl.constexpr,
 
 @triton.jit
 def slice_kernel(bits_ptr, out_ptr, first_row, rows, H: tl.constexpr, SLICE: tl.constexpr):
-    row, column = tl.arange(0, 16), tl.program_id(0) * SLICE + tl.arange(0, SLICE)
-    real = row < rows
-    keep = mask_bits.slice_kept(bits_ptr, tl.cast(first_row, tl.int64), real, H, SLICE)
-    tl.store(out_ptr + row[:, None] * H + column[None, :], keep.to(tl.float32), mask=real[:, None] & (column < H)[None, :])
+    row, pair = slice_rows(), slice_pairs(SLICE)
+    column = both_columns(pair)
+    words = mask_bits.slice_words(bits_ptr, tl.cast(first_row, tl.int64), row < rows, pair, H)
+    keep = mask_bits.slice_kept(words, column)
+    tl.store(out_ptr + row * H + column, keep.to(tl.float32), mask=(row < rows) & (column < H))
 
 
 @triton.jit
@@ -58,7 +60,7 @@ def test_resident(H, device):
 @pytest.mark.parametrize("H", SIZES)
 @pytest.mark.parametrize("SLICE", [16, 32, 64])
 def test_cooperative(H, SLICE, device):
-    """Slices of 64 with H % 64 in 1 ... 32: bytes that are not there."""
+    """Slices of 64 with H % 64 in 1 ... 32: words that are not there."""
     keep, bits = a_mask(9, H, device)
     out = torch.full((7, H), -1.0, device=device)
     slice_kernel[(triton.cdiv(H, SLICE),)](bits, out, 2, 7, H, SLICE)
@@ -71,19 +73,3 @@ def test_stepwise(H, device):
     out = torch.full((7, H), -1.0, device=device)
     words_kernel[(1,)](bits, out, 7, H, 8, triton.next_power_of_2(H))
     assert torch.equal(out.cpu() != 0, keep) and (out >= 0).all()
-
-
-def test_a_row_that_is_not_real_is_dropped(device):
-    """Cooperative stores what it makes of such a row nowhere, but relies on the 0."""
-    bits = torch.full((16, 1), -1, dtype=torch.int32, device=device)
-    out = torch.full((16, 32), -1.0, device=device)
-    unreal_kernel[(1,)](bits, out)
-    assert (out[:5] == 1).all() and (out[5:] == 0).all()
-
-
-@triton.jit
-def unreal_kernel(bits_ptr, out_ptr):
-    row, column = tl.arange(0, 16), tl.arange(0, 32)
-    first = tl.cast(tl.program_id(0), tl.int64)
-    keep = mask_bits.slice_kept(bits_ptr, first, row < 5, 32, 32)
-    tl.store(out_ptr + row[:, None] * 32 + column[None, :], keep.to(tl.float32))

@@ -49,3 +49,12 @@ def test_every_key(seed, key, device):
 
 def test_empty(device):
     assert packed_mask(seed_tensor(3, device), 0, 40, 16384, 0).shape == (0, 2)
+
+
+@pytest.mark.parametrize("columns", [5, 33, 300])
+def test_every_sequence_may_have_a_seed(columns, device):
+    """Row r is row r // S of the mask of seed r % S."""
+    seeds = [3, -1, 2**62]
+    words = packed_mask(torch.tensor(seeds, device=device), 12, columns, 20000, 7)
+    expected = torch.stack([stream.keep(seed, 4, columns, 20000, 7) for seed in seeds], 1).flatten(0, 1)
+    assert torch.equal(stream.unpack(words, columns), expected)

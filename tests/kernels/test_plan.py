@@ -102,7 +102,6 @@ def test_the_choice_follows_shape_dtype_and_device():
     assert chosen(1024) == ("cooperative", {"resident"})
     assert chosen(16384) == ("stepwise", {"resident", "cooperative"})
     assert chosen(128, B=10**6) == ("stepwise", {"resident", "cooperative"})
-    assert chosen(128, packed=True) == ("stepwise", {"resident", "cooperative"})
     assert chosen(128, dtype=torch.float64) == chosen(128, B=0) == chosen(128, cell="LSTM") == ("reference", set())
     assert chosen(128, cell="RNN_RELU") == ("resident", set())
     assert chosen(512, dtype=FP32, tf32=True)[0] == "cooperative"
@@ -121,7 +120,7 @@ def test_the_last_batch_before_one_wave_too_many(H, strategy):
 def test_asking_again_costs_nothing():
     before = choose.cache_info().hits, plan_resident.cache_info().hits
     for _ in range(3):
-        choose(77, 5, BF16, A100, packed=False)
+        choose(77, 5, BF16, A100)
         plan_resident(77, 5, BF16, A100)
     assert choose.cache_info().hits >= before[0] + 2 and plan_resident.cache_info().hits >= before[1] + 2
 

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rnndrop.kernels import cooperative, resident, stepwise
+from rnndrop.kernels import cooperative, stepwise
 from rnndrop.kernels.launch import MaskBits
 from tests import stream
 from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
 from . import sequences
-from .sequences import Case
+from .sequences import Case, resident
 
 STRATEGIES = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
 CASE = Case(T=3, B=3, H=40, recurrent=16384)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from rnndrop.kernels import resident
+from rnndrop.kernels import resident as both_directions
+from rnndrop.kernels.launch import MaskBits
 from tests.triton_driver import backend
 
 from . import sequences
-from .sequences import ONCE, STEP, Case
+from .sequences import ONCE, STEP, Case, resident
 
 FP16, BF16 = torch.float16, torch.bfloat16
 BOTH = {"hidden": 16384, "recurrent": 16384}
@@ -39,12 +40,68 @@ CASES = [
     *[Case(2, 3, H, **BOTH) for H in (65, 96)],  # tile columns whose word of the mask is not there
     *[Case(2, 3, H, BF16, **BOTH) for H in (129, 224)],
     *[Case(2, 3, H, BF16, **BOTH) for H in (101, 250)],  # padded in memory
+    Case(4, 17, 33, **BOTH, zoneout=32768, scopes=(ONCE, STEP), reverse=True),
+    Case(4, 3, 101, BF16, **BOTH, zoneout=16384),
+    Case(3, 2, 256, FP16, hidden=None, zoneout=16384),
+    Case(4, 3, 65, zoneout=49152, cell="RNN_RELU", tf32=True),
+    *[Case(3, 3, 20, **BOTH, zoneout=zoneout, scopes=(STEP, ONCE)) for zoneout in (0, 65536)],
+    *[Case(H=33, **BOTH, sizes=(17, 17, 9, 2, 1), reverse=reverse) for reverse in (False, True)],
+    Case(H=48, hidden=None, zoneout=16384, sizes=(3, 3, 2, 1), reverse=True),
+    Case(H=101, dtype=BF16, **BOTH, sizes=(3, 2, 2, 1), scopes=(ONCE, ONCE), reverse=True),
+    Case(H=20, dtype=FP16, hidden=None, sizes=(3, 1), cell="RNN_RELU"),
+    Case(H=256, dtype=BF16, zoneout=16384, sizes=(2, 2, 1)),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_against_float64(case, device):
     sequences.against_float64(resident, case, device)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(T=3, B=17, H=33, **BOTH, zoneout=16384, scopes=(STEP, ONCE)),
+        Case(T=3, B=2, H=64, dtype=BF16, **BOTH, reverse=True),
+        Case(H=40, **BOTH, zoneout=16384, sizes=(4, 3, 3, 1), scopes=(ONCE, STEP)),
+        Case(H=20, dtype=BF16, hidden=None, sizes=(2, 1), reverse=True),
+    ],
+    ids=str,
+)
+def test_both_directions_in_one_launch(case, device):
+    """They are, bit for bit, two launches of one; direction 1 runs opposite to direction 0."""
+    given = sequences.inputs(case)
+    cases = case, case._replace(reverse=not case.reverse)
+    each = [given, given._replace(**{name: getattr(given, name).flip(-1) for name in given._fields[:5]})]
+    each[1] = each[1]._replace(keeps={kind: keep.flip(0) for kind, keep in given.keeps.items()})
+    expected = [sequences.run(resident, case, one, device) for case, one in zip(cases, each, strict=True)]
+
+    def both(name, axis):
+        return torch.stack([getattr(one, name) for one in each], axis).to(device)
+
+    bits = [sequences.masks(case, one.keeps, device) for one in each]
+    masks = {k: MaskBits(torch.stack([b[k].bits for b in bits]), bits[0][k].scale) for k in bits[0]}
+    w = both("w_hh", 0)
+    output = both_directions.forward(both("input_projection", -2), both("h_0", 0), w, masks, **case.options)
+    grad, grad_h_n = both("grad_output", -2), both("grad_h_n", 0)
+    gates, grad_h_0 = both_directions.backward(grad, grad_h_n, output, w, masks, **case.options)
+    for found, parts, axis in zip((output, gates, grad_h_0), zip(*expected, strict=True), (-2, -2, 0), strict=True):
+        assert torch.equal(found.cpu(), torch.stack(parts, axis))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_is_not_there_in_packed_data_is_not_touched(reverse, device):
+    """Rows of other sequences may hold anything: NaN stays in the sequence that has it, and goes into no state."""
+    case = Case(H=33, **BOTH, sizes=(3, 3, 1), reverse=reverse)
+    given = sequences.inputs(case)
+    clean = sequences.run(resident, case, given, device)
+    given.input_projection[6] = float("nan")  # sequence 0 alone has the last step
+    given.grad_output[6] = float("nan")
+    given.grad_h_n[0] = float("nan")
+    output, gates, grad_h_0 = sequences.run(resident, case, given, device)
+    others = [1, 2, 4, 5]
+    assert torch.equal(output[others], clean[0][others]) and torch.equal(gates[others], clean[1][others])
+    assert torch.equal(grad_h_0[1:], clean[2][1:]) and grad_h_0[0].isnan().any()
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -61,6 +118,15 @@ def test_not_a_number(dtype, device):
 @pytest.mark.parametrize("hidden", [None, 32768])
 def test_relu_stops_not_a_number(hidden, device):
     sequences.relu_stops_not_a_number(resident, Case(T=2, H=48, hidden=hidden), device)
+
+
+@pytest.mark.parametrize("H, dtype", [(33, torch.float32), (48, BF16)])
+def test_expectation_of_zoneout(H, dtype, device):
+    sequences.expectation_of_zoneout(resident, Case(T=4, B=3, H=H, dtype=dtype, hidden=None), device)
+
+
+def test_zoneout_chooses(device):
+    sequences.zoneout_chooses(resident, Case(B=2, H=33, hidden=None, zoneout=32768), device)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -92,7 +158,7 @@ def test_a_dropped_infinity_does_not_spread(H, device):
     assert output[2].isnan().all() and not output[3].isnan().any()
 
 
-@pytest.mark.parametrize("masks", [{"hidden": None}, {"hidden": 0}])
+@pytest.mark.parametrize("masks", [{"hidden": None}, {"hidden": 0}, {"hidden": None, "zoneout": 0}])
 @pytest.mark.parametrize("H", [33, 40])
 def test_infinity_stays_infinity(masks, H, device):
     """The padding's products with it are NaN, which must not come back into the real columns."""
@@ -143,6 +209,23 @@ def test_refusals(device):
     x = torch.zeros(0, 2, 16, device=device)
     with pytest.raises(ValueError, match="at least one step"):
         resident.forward(x, x.new_zeros(2, 16), x.new_zeros(16, 16), {}, cell="RNN_TANH")
+    with pytest.raises(ValueError, match="at least one step"):
+        resident.forward(x[:, 0], x.new_zeros(2, 16), x.new_zeros(16, 16), {}, cell="RNN_TANH", sizes=())
     x = torch.zeros(2, 2, 16, dtype=torch.float64, device=device)
     with pytest.raises(ValueError, match="float64 is none of"):
         resident.backward(x, None, x, x.new_zeros(16, 16), {}, cell="RNN_TANH")
+
+
+def test_masks_that_do_not_fit_are_refused(device):
+    x, w = torch.zeros(2, 3, 16, device=device), torch.zeros(16, 16, device=device)
+
+    def masks(kind, *shape):
+        return {kind: MaskBits(torch.zeros(shape, dtype=torch.int32, device=device), 1.0)}
+
+    with pytest.raises(ValueError, match="no kernel for its gradient"):
+        resident.backward(x, None, x, w, masks("zoneout", 0, 1), cell="RNN_TANH")
+    with pytest.raises(ValueError, match=r"a packed mask should be \(6 or 6, 1\)"):
+        resident.forward(x, x[0], w, masks("zoneout", 3, 1), cell="RNN_TANH")
+    with pytest.raises(ValueError, match=r"of 2 directions, got \[\(1, 6, 1\)\]"):
+        both = x.unsqueeze(2).expand(2, 3, 2, 16)
+        both_directions.forward(both, both[0], w.expand(2, 16, 16), masks("hidden", 1, 6, 1), cell="RNN_TANH")

@@ -22,6 +22,10 @@ CASES = [
     Case(T=3, B=3, H=64, dtype=torch.bfloat16, hidden=58982, reverse=True),
     *[Case(T=4, B=3, H=40, recurrent=16384, scopes=scopes) for scopes in ((STEP, ONCE), (ONCE, STEP))],
     *[Case(T=4, B=3, H=40, hidden=hidden, recurrent=recurrent) for hidden, recurrent in ((1, 65535), (65535, 1))],
+    Case(T=4, B=3, H=40, zoneout=16384, recurrent=16384, scopes=(ONCE, ONCE)),
+    Case(T=3, B=33, H=33, dtype=torch.bfloat16, hidden=None, zoneout=32768, reverse=True),
+    Case(T=5, B=3, H=50, dtype=torch.float16, zoneout=60000, cell="RNN_RELU"),
+    Case(T=3, B=3, H=16, hidden=None, zoneout=65536),
 ]
 PACKED = [
     Case(H=40, sizes=(5, 5, 3, 1, 1), recurrent=recurrent, scopes=scopes, reverse=reverse)
@@ -29,6 +33,7 @@ PACKED = [
     for scopes in ((STEP, STEP), (ONCE, ONCE), (STEP, ONCE), (ONCE, STEP))
     for reverse in (False, True)
 ]
+PACKED += [Case(H=40, sizes=(5, 5, 3, 1, 1), zoneout=32768, recurrent=16384, reverse=reverse) for reverse in (False, True)]
 
 
 @pytest.mark.parametrize("case", CASES + PACKED, ids=str)
@@ -39,6 +44,15 @@ def test_against_float64(case, device):
 @pytest.mark.parametrize("case", [Case(T=4, B=5, H=33), Case(H=40, sizes=(4, 4, 2, 1), reverse=True)], ids=str)
 def test_gradient_has_the_mask_of_the_output(case, device):
     sequences.gradient_has_the_mask_of_the_output(stepwise, case, device)
+
+
+@pytest.mark.parametrize("case", [Case(T=4, B=3, H=33), Case(H=40, sizes=(5, 3, 3, 1), recurrent=16384, reverse=True)], ids=str)
+def test_expectation_of_zoneout(case, device):
+    sequences.expectation_of_zoneout(stepwise, case, device)
+
+
+def test_zoneout_chooses(device):
+    sequences.zoneout_chooses(stepwise, Case(T=3, B=3, H=40, zoneout=32768), device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from rnndrop.kernels import cooperative, resident, stepwise
+from rnndrop.kernels import cooperative, stepwise
 from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
 from . import sequences
-from .sequences import Case
+from .sequences import Case, resident
 
 STRATEGIES = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
 NAMES = ("input_projection", "h_0", "w_hh", "grad_output", "grad_h_n")

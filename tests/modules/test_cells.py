@@ -6,10 +6,11 @@ import rnndrop
 from rnndrop import RNNCell
 from tests import oracle
 from tests.helpers import RATES as DROPPING
-from tests.helpers import assert_equal, assert_near, doubled, draws_nothing, error_of, gradients
+from tests.helpers import assert_equal, assert_near, doubled, draws_nothing, error_of, gradients, keep
 
 BATCH, INPUTS, COLUMNS = 3, 4, 17
 RATES = [*DROPPING, dict(hidden_dropout=1.0), dict(recurrent_dropout=1.0)]
+ZONED = [dict(zoneout=0.2), dict(zoneout=1.0), dict(DROPPING[2], zoneout=0.2)]
 
 
 def make(**options):
@@ -22,14 +23,15 @@ def torch_cell(cell):
     return theirs
 
 
-def by_hand(theirs, x, hx, seed, hidden_dropout=0.0, recurrent_dropout=0.0):
-    """nn.RNNCell with a mask before and a mask after it."""
+def by_hand(theirs, x, hx, seed, hidden_dropout=0.0, recurrent_dropout=0.0, zoneout=0.0):
+    """nn.RNNCell with a mask before and a mask after it, and the old state where zoneout has it."""
     m = oracle.mask(seed, len(x), theirs.hidden_size, hidden_dropout)
     r = oracle.mask(seed, len(x), theirs.hidden_size, recurrent_dropout, kind="recurrent")
-    return theirs(x, hx * r) * m
+    stays = ~keep(seed, len(x), theirs.hidden_size, zoneout, kind="zoneout")
+    return torch.where(stays, hx, theirs(x, hx * r) * m)
 
 
-@pytest.mark.parametrize("rates", RATES, ids=str)
+@pytest.mark.parametrize("rates", [*RATES, *ZONED], ids=str)
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -42,10 +44,11 @@ def test_equals_torch_cell_between_masks(rates, nonlinearity, bias, dtype):
     assert y.dtype == dtype
     assert_near(y, expected)
     leaves, copies = leaves | dict(cell.named_parameters()), copies | dict(theirs.named_parameters())
-    assert_near(gradients([y], leaves), gradients([expected], copies))
+    allowed = dict(allow_unused=True, materialize_grads=True)  # where all is zoned out, or dropped
+    assert_near(gradients([y], leaves, **allowed), gradients([expected], copies, **allowed))
 
 
-@pytest.mark.parametrize("rates", [dict(), *RATES[:3]], ids=str)
+@pytest.mark.parametrize("rates", [dict(), *RATES[:3], *ZONED], ids=str)
 def test_it_is_a_step_of_rnn(rates):
     """Seeded, and one step long, RNN and RNNCell are the same."""
     cell = make(**rates)
@@ -75,8 +78,9 @@ def test_unbatched_is_a_batch_of_one():
     assert torch.equal(cell(x, seed=3), cell(x[None], seed=3)[0])
 
 
-def test_every_call_draws_a_mask():
-    cell = make(hidden_dropout=0.5)
+@pytest.mark.parametrize("rates", [dict(hidden_dropout=0.5), dict(zoneout=0.5)], ids=str)
+def test_every_call_draws_a_mask(rates):
+    cell = make(**rates)
     x = torch.randn(BATCH, INPUTS, dtype=torch.float64)
     first, second = cell(x), cell(x)
     assert not torch.equal(first == 0, second == 0)
@@ -98,8 +102,8 @@ def test_parameters_and_repr_are_those_of_torch(options):
 
 
 def test_repr_and_positional_arguments():
-    assert repr(RNNCell(3, 5, hidden_dropout=0.25, recurrent_dropout=0.5)) == (
-        "RNNCell(3, 5, hidden_dropout=0.25, recurrent_dropout=0.5)"
+    assert repr(RNNCell(3, 5, zoneout=0.125, hidden_dropout=0.25, recurrent_dropout=0.5)) == (
+        "RNNCell(3, 5, hidden_dropout=0.25, recurrent_dropout=0.5, zoneout=0.125)"
     )
     arguments = (3, 5, False, "relu", "meta", torch.float64)
     mine, theirs = RNNCell(*arguments), nn.RNNCell(*arguments)
@@ -109,11 +113,20 @@ def test_repr_and_positional_arguments():
         RNNCell(*arguments, 0.5)
 
 
+@pytest.mark.parametrize("name", ["dropout", "input_dropout", "output_dropout", "weight_dropout", "mask_scope", "cell_dropout"])
+def test_arguments_that_a_cell_does_not_have(name):
+    with pytest.raises(TypeError, match=rf"^RNNCell\.__init__\(\) got an unexpected keyword argument '{name}'$"):
+        RNNCell(3, 5, **{name: 0.5})
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'$"):
+        RNNCell.from_torch(nn.RNNCell(3, 5), **{name: 0.5})
+    assert not hasattr(RNNCell(3, 5), name)
+
+
 def z(*shape, dtype=torch.float64):
     return torch.zeros(shape, dtype=dtype)
 
 
-@pytest.mark.parametrize("rates", [dict(), *RATES[:3]], ids=str)
+@pytest.mark.parametrize("rates", [dict(), *RATES[:3], ZONED[0]], ids=str)
 @pytest.mark.parametrize(
     "args",
     [
@@ -143,7 +156,7 @@ def test_bad_inputs(rates, args):
     assert draws_nothing(lambda: error_of(cell, *args)) is expected
 
 
-@pytest.mark.parametrize("rates", [dict(), *RATES[:3]], ids=str)
+@pytest.mark.parametrize("rates", [dict(), *RATES[:3], ZONED[0]], ids=str)
 def test_unknown_nonlinearity(rates):
     cell = make(nonlinearity="sigmoid", **rates)
     with pytest.raises(RuntimeError, match="Unknown nonlinearity: sigmoid"):
@@ -159,7 +172,7 @@ def test_a_bad_seed_is_refused_where_it_would_be_ignored(rates):
     assert torch.equal(draws_nothing(lambda: cell(z(3, 4), seed=1)), cell(z(3, 4)))
 
 
-@pytest.mark.parametrize("rates", [dict(), *RATES[:3]], ids=str)
+@pytest.mark.parametrize("rates", [dict(), *RATES[:3], *ZONED], ids=str)
 def test_a_batch_of_none_is_as_in_torch(rates):
     cell = make(**rates)
     assert cell(z(0, INPUTS), seed=1).shape == torch_cell(cell)(z(0, INPUTS)).shape

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from rnndrop import RNN, RNNCell
-from tests.helpers import BATCH, BOTH, COLUMNS, INPUTS, STEPS, inputs_of, make_rnn
+from rnndrop import RNN, RNNCell, functional
+from tests.helpers import BATCH, BOTH, COLUMNS, EVERY_KIND, INPUTS, STEPS, inputs_of, make_rnn
 from tests.modules.test_rnn_as_torch import CONFIGURATIONS, like_torch
 
 INSIDE = BOTH
-EVERYWHERE = dict(num_layers=2, dropout=0.25, bidirectional=True, **INSIDE)
+EVERYWHERE = dict(num_layers=2, bidirectional=True, mask_scope={"input": "sequence"}, **EVERY_KIND)
 
 
 @pytest.mark.parametrize("options", CONFIGURATIONS, ids=str)
@@ -36,6 +36,58 @@ def test_from_torch_and_to_torch(options):
     like_torch(mine, torch.randn(STEPS, BATCH, INPUTS, dtype=torch.float64))
 
 
+MAPPING = {"input": "sequence", "output": "step"}
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_each_dropout_is_an_argument_of_from_torch(name):
+    """No other is on, and torch.nn has none of them but its own."""
+    theirs = nn.RNN(INPUTS, COLUMNS, 2)
+    mine = RNN.from_torch(theirs, **{name: 0.25}, mask_scope=MAPPING)
+    assert [other for other in EVERY_KIND if getattr(mine, other)] == [name] and getattr(mine, name) == 0.25
+    assert mine.mask_scope == MAPPING
+    assert repr(mine.to_torch()) == repr(nn.RNN(INPUTS, COLUMNS, 2, dropout=0.25 if name == "dropout" else 0.0))
+    for wrong, error in ((1.5, ValueError), (None, ValueError)):
+        with pytest.raises(error, match=f"^{name} should be a number"):
+            RNN.from_torch(theirs, **{name: wrong})
+    if name in ("hidden_dropout", "recurrent_dropout", "zoneout"):
+        cell = RNNCell.from_torch(nn.RNNCell(3, 5), **{name: 0.25})
+        assert getattr(cell, name) == 0.25 and repr(cell.to_torch()) == "RNNCell(3, 5)"
+
+
+def test_repr():
+    """What is not as by default, in one order."""
+    assert repr(RNN(3, 5)) == "RNN(3, 5)"
+    rnn = RNN(3, 5, 2, mask_scope=MAPPING, **dict(reversed(EVERY_KIND.items())))
+    assert repr(rnn) == (
+        "RNN(3, 5, num_layers=2, dropout=0.25, input_dropout=0.2, hidden_dropout=0.3, recurrent_dropout=0.4, "
+        "output_dropout=0.35, weight_dropout=0.45, zoneout=0.15, mask_scope={'input': 'sequence', 'output': 'step'})"
+    )
+    rnn.mask_scope, rnn.dropout, rnn.zoneout, rnn.input_dropout = "step", 0, 0.0, 1
+    assert repr(rnn) == (
+        "RNN(3, 5, num_layers=2, input_dropout=1.0, hidden_dropout=0.3, recurrent_dropout=0.4, output_dropout=0.35, "
+        "weight_dropout=0.45)"
+    )
+    assert eval(repr(rnn), {"RNN": RNN}).extra_repr() == rnn.extra_repr()
+
+
+@pytest.mark.parametrize("name", ["cell_dropout", "hidden_drop", "p", "scope"])
+def test_arguments_that_do_not_exist(name):
+    words = rf"^RNN\.__init__\(\) got an unexpected keyword argument '{name}'$"
+    for make in (lambda **options: RNN(3, 5, **options), lambda **options: RNN.from_torch(nn.RNN(3, 5), **options)):
+        with pytest.raises(TypeError, match=words):
+            make(**{name: 0.5})
+    with pytest.raises(TypeError, match=rf"^rnn_layer\(\) got an unexpected keyword argument '{name}'$"):
+        functional.rnn_layer(*[torch.zeros(1)] * 4, **{name: 0.5})
+
+
+def test_the_dropouts_are_given_by_name():
+    with pytest.raises(TypeError):
+        RNN(3, 5, 1, "tanh", True, False, 0.0, False, None, None, 0.5)
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'dropout'"):
+        functional.rnn_layer(*[torch.zeros(1)] * 4, dropout=0.5)  # between layers, of which it has one
+
+
 def test_from_torch_repeats_no_warning():
     """Of dropout in a single layer the original has warned."""
     with pytest.warns(UserWarning, match="dropout option adds dropout"):
@@ -50,7 +102,7 @@ def test_from_torch_of_something_else(wrong):
     with pytest.raises(TypeError, match=f"rnn should be a torch.nn.RNN, got {type(wrong).__name__}"):
         RNN.from_torch(wrong)
     with pytest.raises(TypeError):
-        RNN.from_torch(nn.RNN(3, 5), zoneout=0.5)
+        RNN.from_torch(nn.RNN(3, 5), cell_dropout=0.5)
 
 
 @pytest.mark.parametrize("options", [dict(), dict(bias=False), dict(nonlinearity="relu")], ids=str)
@@ -106,7 +158,7 @@ def test_copies(through):
 
 @pytest.mark.parametrize("through", COPIES.values(), ids=COPIES)
 def test_copies_of_a_cell(through):
-    cell = RNNCell(4, 17, **INSIDE)
+    cell = RNNCell(4, 17, zoneout=0.2, **INSIDE)
     x = torch.randn(3, 4)
     assert repr(through(cell)) == repr(cell)
     assert torch.equal(through(cell)(x, seed=1), cell(x, seed=1))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnndrop import RNN
-from tests.helpers import BOTH, draws_nothing, error_of, make_rnn
+from tests.helpers import BOTH, EVERY_KIND, draws_nothing, error_of, make_rnn
 
 INSIDE = BOTH
 EVERYWHERE = dict(num_layers=2, dropout=0.25, bidirectional=True, **INSIDE)
@@ -88,7 +88,7 @@ BAD_INPUTS = [
 ]
 
 
-@pytest.mark.parametrize("rates", [dict(), INSIDE, dict(hidden_dropout=0.3)], ids=["none", "both", "hidden"])
+@pytest.mark.parametrize("rates", [dict(), EVERY_KIND, dict(hidden_dropout=0.3)], ids=["none", "every", "hidden"])
 @pytest.mark.parametrize("args", [args for args, _ in BAD_INPUTS], ids=[name for _, name in BAD_INPUTS])
 def test_bad_inputs(rates, args):
     rnn = make_rnn(**rates)
@@ -102,7 +102,9 @@ def test_bad_inputs(rates, args):
     assert all(map(torch.equal, before, rnn.parameters()))
 
 
-@pytest.mark.parametrize("rates", [dict(), INSIDE, dict(num_layers=2, dropout=0.5)], ids=["none", "inside", "between"])
+@pytest.mark.parametrize(
+    "rates", [dict(), INSIDE, dict(num_layers=2, dropout=0.5), dict(num_layers=2, **EVERY_KIND)], ids=lambda r: "+".join(r)
+)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_batch_of_no_sequences_is_as_in_torch(rates, bidirectional):
     rnn = make_rnn(bidirectional=bidirectional, **rates)

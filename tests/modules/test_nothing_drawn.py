@@ -11,7 +11,15 @@ import rnndrop
 from rnndrop import functional
 from rnndrop.kernels import launch
 
-EVERY = [dict(hidden_dropout=0.5), dict(recurrent_dropout=0.5), dict(num_layers=2, dropout=0.5)]
+EVERY = [
+    dict(hidden_dropout=0.5),
+    dict(recurrent_dropout=0.5),
+    dict(zoneout=0.5),
+    dict(num_layers=2, dropout=0.5),
+    dict(num_layers=2, input_dropout=0.5),
+    dict(num_layers=2, output_dropout=0.5),
+    dict(num_layers=2, weight_dropout=0.5),
+]
 
 
 @contextlib.contextmanager
@@ -36,9 +44,9 @@ def a100(monkeypatch):
     monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
 
 
-@pytest.fixture
-def cell():
-    return rnndrop.RNNCell(4, 8, hidden_dropout=0.5)
+@pytest.fixture(params=["hidden_dropout", "zoneout"])
+def cell(request):
+    return rnndrop.RNNCell(4, 8, **{request.param: 0.5})
 
 
 X = torch.zeros(5, 3, 4)
@@ -123,6 +131,10 @@ def test_a_replaced_weight_of_a_cell(cell, name, change):
     ("name", "value"),
     [
         ("mask_scope", "steps"),
+        ("mask_scope", {"hidden": "steps"}),
+        ("input_dropout", -1),
+        ("weight_dropout", None),
+        ("zoneout", 2),
         ("hidden_dropout", 1.5),
         ("recurrent_dropout", float("nan")),
         ("dropout", "0.5"),
@@ -139,7 +151,7 @@ def test_an_attribute_set_badly(module, name, value, training):
 
 
 def test_an_attribute_of_a_cell_set_badly(cell):
-    for name in ("hidden_dropout", "recurrent_dropout"):
+    for name in ("hidden_dropout", "recurrent_dropout", "zoneout"):
         with raises(ValueError, match=name):
             setattr(cell, name, 2)
     cell.nonlinearity = "gelu"  # as in nn.RNNCell, forward refuses it

@@ -149,8 +149,8 @@ def arguments(leaves, *, steps=2, batch=3, rates=(0.3, 0.4), scope="step", rever
     keeps = [
         -keep(SEED, rows, columns, p, kind=kind).to(torch.int8) for kind, p in zip(("hidden", "recurrent"), rates, strict=True)
     ]
-    keeps = [k if p else None for k, p in zip(keeps, rates, strict=True)]
-    scales = [scale(p) if p else 1.0 for p in rates]
+    keeps = [*(k if p else None for k, p in zip(keeps, rates, strict=True)), None]
+    scales = [*(scale(p) if p else 1.0 for p in rates), 1.0]
     sizes = None if sizes is None else torch.tensor(sizes)
     return input, [h_0], *weights, keeps, scales, steps, batch, sizes, reverse, cell, "cpu"
 

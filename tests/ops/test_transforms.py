@@ -5,6 +5,7 @@ import torch
 from torch.func import functional_call, grad, jacrev, vjp, vmap
 
 import rnndrop
+from tests.helpers import OUTSIDE
 from tests.stand_ins import rnn
 
 SEED = 3
@@ -123,29 +124,50 @@ def test_compiled_autograd_of_an_eager_forward(module, x):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_export_with_a_dynamic_batch(strict):
+@pytest.mark.parametrize("each", [False, True])
+def test_export_with_a_dynamic_batch(strict, each):
     """Masks are an operator of the program, which the seed is a constant or an input of."""
-    module, x = rnn(num_layers=2, dropout=0.5), torch.randn(5, 3, 4)
-    shapes = dict(input={1: torch.export.Dim("batch", min=2, max=64)}, seed=None)
-    exported = torch.export.export(module, (x,), dict(seed=SEED), dynamic_shapes=shapes, strict=strict)
-    for batch in (3, 7):
-        x = torch.randn(5, batch, 4)
-        torch.testing.assert_close(exported.module()(x, seed=SEED)[0], module(x, seed=SEED)[0])
+    module, x = rnn(num_layers=2, **OUTSIDE, zoneout=0.2, mask_scope={"input": "sequence"}), torch.randn(5, 3, 4)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    shapes = dict(input={1: batch}, seed={0: batch} if each else None)
+    seeds = dict(seed=torch.arange(3) if each else SEED)
+    exported = torch.export.export(module, (x,), seeds, dynamic_shapes=shapes, strict=strict)
+    for size in (3, 7):
+        x, seed = torch.randn(5, size, 4), torch.arange(size) if each else SEED
+        torch.testing.assert_close(exported.module()(x, seed=seed)[0], module(x, seed=seed)[0])
 
 
-def test_export_in_evaluation_with_a_dynamic_batch():
-    module, x = rnn().eval(), torch.randn(5, 3, 4)
+def test_export_of_a_cell():
+    module, x = rnndrop.RNNCell(4, 8, hidden_dropout=0.3, recurrent_dropout=0.3, zoneout=0.2), torch.randn(3, 4)
+    for training in (True, False):
+        exported = torch.export.export(module.train(training), (x,), dict(seed=torch.arange(3)), strict=False)
+        torch.testing.assert_close(exported.module()(2 * x, seed=torch.arange(3)), module(2 * x, seed=torch.arange(3)))
+
+
+@pytest.mark.parametrize("zoneout", [0.0, 0.3])
+def test_export_in_evaluation_with_a_dynamic_batch(zoneout):
+    module, x = rnn(zoneout=zoneout).eval(), torch.randn(5, 3, 4)
     shapes = dict(input={1: torch.export.Dim("batch", min=2, max=64)})
     exported = torch.export.export(module, (x,), dynamic_shapes=shapes, strict=False)
     x = torch.randn(5, 7, 4)
     torch.testing.assert_close(exported.module()(x), module(x))
 
 
-@pytest.mark.parametrize("module", [rnn(), rnndrop.RNN(4, 8, 2, dropout=0.5), rnndrop.RNNCell(4, 8, hidden_dropout=0.5)])
-def test_jit_trace_in_training(module):
-    """It would keep the masks of one call."""
+@pytest.mark.parametrize(
+    "module",
+    [
+        rnn(),
+        *(rnndrop.RNN(4, 8, 2, **{name: 0.5}) for name in OUTSIDE),
+        rnndrop.RNNCell(4, 8, hidden_dropout=0.5),
+        rnn(zoneout=0.5).eval(),
+    ],
+)
+def test_jit_trace(module):
+    """It would keep the masks of one call; and the expectation of zoneout is an operator that it cannot record."""
     x = torch.randn((3, 4) if isinstance(module, rnndrop.RNNCell) else (5, 3, 4))
-    with pytest.raises(RuntimeError, match=r"cannot record dropout inside a layer: trace in evaluation, or use torch\.export"):
+    with pytest.raises(
+        RuntimeError, match=r"cannot record dropout inside a layer: trace in evaluation without zoneout, or use torch\.export"
+    ):
         torch.jit.trace(module, (x,))
 
 

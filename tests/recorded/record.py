@@ -83,7 +83,8 @@ def results() -> dict[str, np.ndarray]:
     """By name. A cell's and those of a mask wider than a counter are few."""
     found = {}
     for dtype, activation, scope in itertools.product((torch.float32, torch.float64), ("tanh", "relu"), ("step", "sequence")):
-        options = {"nonlinearity": activation, "mask_scope": scope}
+        # Version 0.1 had always a mask a step between layers.
+        options = {"nonlinearity": activation, "mask_scope": {"hidden": scope, "recurrent": scope}}
         start = f"{str(dtype)[6:]}, {activation}, {scope}"
         for (words, (layers, both)), (dropped, rates), packed in itertools.product(
             NETWORKS.items(), RATES.items(), (False, True)

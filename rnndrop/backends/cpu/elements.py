@@ -50,8 +50,6 @@ def bits_of(x: Tensor) -> Array:
 
 def activation_of(name: str, like: Tensor) -> Callable[[Numbers, Numbers], Any]:
     """f of the first argument, into the second, which is the same."""
-    if name == "identity":
-        return lambda x, y: y
     if like.dtype in WIDE:
         return np.tanh if name == "tanh" else lambda x, y: np.maximum(x, 0, out=y)
     in_place = torch.tanh_ if name == "tanh" else torch.relu_
@@ -133,9 +131,9 @@ def dropped(x: Tensor, keep: Tensor) -> Tensor:
     return keep.to(integer).bitwise_and_(x.contiguous().view(integer)).view(x.dtype)
 
 
-def row_ranges(x: Tensor, least: int = 1) -> list[Range]:
-    """The rows of x (N, H), as many at a time as fit the cache, but at least so many."""
-    rows = max(least, CHUNK // max(1, x.shape[1]))
+def row_ranges(x: Tensor, elements: int = CHUNK, least: int = 1) -> list[Range]:
+    """The rows of x (N, H), of about so many elements at a time, but at least so many rows."""
+    rows = max(least, elements // max(1, x.shape[1]))
     return [(start, min(start + rows, x.shape[0])) for start in range(0, x.shape[0], rows)]
 
 

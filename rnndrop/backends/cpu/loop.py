@@ -116,11 +116,11 @@ class Cpu(GateBackend):
         return result
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
-        return pointwise.forward(x, mask, "identity")
+        return pointwise.dropout(x, mask)
 
     def tanh_dropout(self, x: Tensor, mask: Mask) -> Tensor:
         """dropout(tanh(x)) of x (N, H)."""
-        return pointwise.forward(x, mask, "tanh")
+        return pointwise.tanh_dropout(x, mask)
 
     def tanh_dropout_backward(self, grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
         """The gradient of x, from y = dropout(tanh(x))."""

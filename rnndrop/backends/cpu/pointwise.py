@@ -1,4 +1,4 @@
-"""Dropout, and tanh with dropout, of rows that no recurrence connects: a cache-sized range of them at a time."""
+"""Dropout, and tanh with dropout, of rows that no recurrence connects: a range of them at a time."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ import torch
 from torch import Tensor
 
 from ...mask import Mask
-from .elements import WIDE, activation_of, bits_of, row_ranges, rows_of, slopes_of, widened
+from .elements import INTEGER, WIDE, bits_of, row_ranges, rows_of, slopes_of, widened
+
+SHARED = 1 << 19  # elements that PyTorch's threads take at a time
 
 
-def forward(x: Tensor, mask: Mask, activation: str) -> Tensor:
-    """dropout(f(x)) of x (N, H), f "tanh" or the "identity"."""
+def dropout(x: Tensor, mask: Mask) -> Tensor:
+    """x (N, H) where the mask keeps, times its scale, by as many threads as PyTorch has."""
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    integer = INTEGER[x.element_size()]
+    bits, bits_of_y = x.resolve_neg().view(integer), y.view(integer)
+    for start, stop in row_ranges(x, SHARED):
+        torch.bitwise_and(bits[start:stop], mask.keep[start:stop].to(integer), out=bits_of_y[start:stop])
+        y[start:stop].mul_(mask.scale)
+    return y
+
+
+def tanh_dropout(x: Tensor, mask: Mask) -> Tensor:
+    """dropout(tanh(x)) of x (N, H)."""
     if x.dtype not in WIDE:
-        return forward(x.float(), mask, activation).to(x.dtype)
-    y, ranges, activate = (
-        torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x),
-        row_ranges(x),
-        activation_of(activation, x),
-    )
+        return tanh_dropout(x.float(), mask).to(x.dtype)
+    y, ranges = torch.empty_like(x, memory_format=torch.contiguous_format).copy_(x), row_ranges(x)
     rows = rows_of(y.numpy(), ranges), rows_of(bits_of(y), ranges), widened(mask.keep, ranges, x.element_size())
     for numbers, bits, keep in zip(*rows, strict=True):
-        activate(numbers, numbers)
+        np.tanh(numbers, numbers)
         np.bitwise_and(bits, keep, bits)
         numbers *= mask.scale
     return y
