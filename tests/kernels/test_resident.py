@@ -126,7 +126,7 @@ def test_expectation_of_zoneout(H, dtype, device):
 
 
 def test_zoneout_chooses(device):
-    sequences.zoneout_chooses(resident, Case(B=2, H=33, hidden=None, zoneout=32768), device)
+    sequences.zoneout_chooses(resident, Case(T=2, B=3, H=33, zoneout=32768), device)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -224,7 +224,7 @@ def test_masks_that_do_not_fit_are_refused(device):
 
     with pytest.raises(ValueError, match="no kernel for its gradient"):
         resident.backward(x, None, x, w, masks("zoneout", 0, 1), cell="RNN_TANH")
-    with pytest.raises(ValueError, match=r"a packed mask should be \(6 or 6, 1\)"):
+    with pytest.raises(ValueError, match=r"a packed mask should be \(6, 1\), got \(3, 1\)"):
         resident.forward(x, x[0], w, masks("zoneout", 3, 1), cell="RNN_TANH")
     with pytest.raises(ValueError, match=r"of 2 directions, got \[\(1, 6, 1\)\]"):
         both = x.unsqueeze(2).expand(2, 3, 2, 16)
