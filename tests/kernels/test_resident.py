@@ -206,6 +206,12 @@ def test_refusals(device):
     x = torch.zeros(2, 2, 512, device=device)
     with pytest.raises(ValueError, match=r"'resident' cannot run: W_hh of H = 512.* registers"):
         resident.forward(x, x[0], x.new_zeros(512, 512), {}, cell="RNN_TANH")
+    x = torch.zeros(2, 2, 128, device=device)
+    with pytest.raises(ValueError, match=r"'resident' cannot run: .* no room for sequences of different lengths"):
+        resident.backward(x[0], None, x[0], x.new_zeros(128, 128), {}, cell="RNN_TANH", sizes=(1, 1))
+    bits = {"zoneout": MaskBits(torch.zeros(4, 4, dtype=torch.int32, device=device), 1.0)}
+    with pytest.raises(ValueError, match=r"'resident' cannot run: .* no room for zoneout"):
+        resident.forward(x, x[0], x.new_zeros(128, 128), bits, cell="RNN_TANH")
     x = torch.zeros(0, 2, 16, device=device)
     with pytest.raises(ValueError, match="at least one step"):
         resident.forward(x, x.new_zeros(2, 16), x.new_zeros(16, 16), {}, cell="RNN_TANH")
