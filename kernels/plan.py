@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,7 +29,23 @@ REASONS = {  # for each strategy
     "cooperative": "W_hh stays on chip, spread over the multiprocessors, in one launch",
     "stepwise": "one library product and one pointwise kernel a step",
 }
-BOTH_DIRECTIONS = ("resident",)  # strategies that take them at once
+BOTH_DIRECTIONS = ("resident",)  # strategies whose kernels take them at once, where `takes_both_directions`
+
+
+class Extras(NamedTuple):
+    """What a layer has besides, each of which takes registers."""
+
+    zoneout: bool = False  # a mask of it; its expectation takes none
+    packed: bool = False  # sequences of different lengths
+    directions: int = 1  # in one launch
+
+    def __str__(self) -> str:
+        both = self.directions == 2
+        words = {"zoneout": self.zoneout, "sequences of different lengths": self.packed, "both directions at once": both}
+        return ", ".join(word for word, there in words.items() if there)
+
+
+PLAIN = Extras()
 
 
 class ResidentPlan(NamedTuple):
@@ -79,8 +95,12 @@ def choose(
     *,
     tf32: bool = False,
     cell: str = "RNN_TANH",
+    extras: Extras = PLAIN,
 ) -> Choice:
-    """The strategy of a layer of H units and at most B sequences a step on a device."""
+    """The strategy of a layer of H units and at most B sequences a step on a device.
+
+    It is the same for both directions at once: they are twice the programs of one, for twice the products.
+    """
     if cell not in CELLS:
         return Choice("reference", f"no kernel has the cell {cell}: a plain loop", None, {})
     if dtype not in DTYPES:
@@ -89,7 +109,7 @@ def choose(
         return Choice("reference", "there is nothing to compute: a plain loop", None, {})
     rejected: dict[str, str] = {}
     for name, plan in (
-        ("resident", plan_resident(H, B, dtype, device, tf32=tf32)),
+        ("resident", plan_resident(H, B, dtype, device, tf32=tf32, extras=extras)),
         ("cooperative", plan_cooperative(H, B, dtype, device, tf32=tf32)),
     ):
         side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
@@ -113,6 +133,7 @@ def refusal(
     *,
     tf32: bool = False,
     cell: str = "RNN_TANH",
+    extras: Extras = PLAIN,
 ) -> str:
     """Why a strategy cannot run a layer, or ""."""
     if cell not in CELLS:
@@ -121,8 +142,14 @@ def refusal(
         return "there is nothing to compute"
     if strategy == "stepwise":
         return without_kernel(dtype)
-    plan = plan_resident if strategy == "resident" else plan_cooperative
-    return plan(H, B, dtype, device, tf32=tf32).reason
+    if strategy == "resident":
+        return plan_resident(H, B, dtype, device, tf32=tf32, extras=extras).reason
+    return plan_cooperative(H, B, dtype, device, tf32=tf32).reason
+
+
+def takes_both_directions(strategy: str, *, extras: Extras, **layer: Any) -> bool:
+    """Whether a strategy runs both directions of a layer in one launch. `layer`: as in `refusal`."""
+    return strategy in BOTH_DIRECTIONS and not refusal(strategy, extras=extras._replace(directions=2), **layer)
 
 
 def without_kernel(dtype: torch.dtype) -> str:
@@ -131,7 +158,9 @@ def without_kernel(dtype: torch.dtype) -> str:
 
 
 @lru_cache(1024)
-def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False) -> ResidentPlan:
+def plan_resident(
+    H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False, extras: Extras = PLAIN
+) -> ResidentPlan:
     """A program owns 16 rows of the batch and all columns; W_hh is in its registers."""
     columns = max(16, _power_of_2(H))
     warps = min(columns // 16, 8)
@@ -148,6 +177,8 @@ def plan_resident(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: b
         reason = (
             f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
         )
+    if not reason and registers == MOST_REGISTERS and dtype == torch.float32 and extras != PLAIN:  # backward would spill
+        reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {extras}"
     if not reason and shared > device.max_shared_mem:
         reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
     return ResidentPlan(

@@ -38,7 +38,7 @@ from .launch import (
     row_offsets,
 )
 from .mask_bits import drop_from_tile, tile_kept, tile_words
-from .plan import plan_resident
+from .plan import Extras, plan_resident
 from .product import multiply, precision
 from .tile_layout import from_result, load_right, tile_columns, tile_rows, to_left, to_result
 
@@ -466,14 +466,16 @@ def _run(data: Tensor, masks: Masks, tf32: bool, sizes: Sequence[int] | None) ->
     T, B = rows if sizes is None else (len(sizes), max(sizes, default=0))
     N = T * B if sizes is None else rows[0]
     device = launch.device_of(data.device)
-    plan = plan_resident(H, B, data.dtype, device, tf32=tf32)
+    zoneout = bits_and_share(masks)[0] is not None
+    extras = Extras(zoneout, packed=sizes is not None, directions=D)
+    plan = plan_resident(H, B, data.dtype, device, tf32=tf32, extras=extras)
     launch.check_can_run("resident", T, B, plan.reason)
     if any(mask.bits.shape[0] != D for mask in masks.values()):
         raise ValueError(f"each packed mask should be of {D} directions, got {[tuple(m.bits.shape) for m in masks.values()]}")
     constexprs = {
         "HIDDEN_PER_STEP": is_per_step(masks, "hidden", N, B, H),
         "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", N, B, H),
-        "ZONEOUT": bits_and_share(masks)[0] is not None and is_per_step(masks, "zoneout", N, N, H),
+        "ZONEOUT": zoneout and is_per_step(masks, "zoneout", N, N, H),
         "LOADS_FIRST": data.dtype.itemsize == 2,  # in fp32 there are no registers for it
         "PRECISION": precision(data.dtype, tf32, device.backend),
         "D": D,

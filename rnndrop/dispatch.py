@@ -33,6 +33,7 @@ class Problem(NamedTuple):
     batch: int
     hidden_size: int
     cell: str
+    extras: plan.Extras = plan.PLAIN
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ def choose(strategy: str, problem: Problem) -> Choice:
     return ONE_STEP if problem.steps == 1 else ON_THE_CPU
 
 
+def takes_both_directions(strategy: str, problem: Problem) -> bool:
+    """Whether kernels of a strategy run both directions of a layer in one launch."""
+    return plan.takes_both_directions(strategy, **_to_plan(problem))
+
+
 def _by_name(strategy: str, problem: Problem) -> Choice:
     why_not = _wrong_device(strategy, problem.device)
     if strategy in KERNELS:
@@ -82,7 +88,7 @@ def _to_plan(problem: Problem) -> dict[str, Any]:
     """The problem in the words of the kernels."""
     device, tf32 = launch.device_of(problem.device), launch.allows_tf32()
     shape = dict(H=problem.hidden_size, B=problem.batch, dtype=problem.dtype, cell=problem.cell)
-    return shape | dict(device=device, tf32=tf32)
+    return shape | dict(device=device, tf32=tf32, extras=problem.extras)
 
 
 @cache

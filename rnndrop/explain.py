@@ -9,8 +9,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .autocast import compute_dtype
 from .dispatch import Choice, Problem, choose
+from .kernels.plan import Extras
 from .modules import RNN
 from .modules.base import RNNBase
+from .steps import Steps
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
 
 def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
     if isinstance(input, PackedSequence):
-        data, steps, batch = input.data, input.batch_sizes.shape[0], int(input.batch_sizes[0])
+        data, sizes = input.data, input.batch_sizes
+        steps = Steps(len(sizes), int(sizes[0]), sizes)
     else:
         first = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if rnn.batch_first else input
-        data, (steps, batch) = input, first.shape[:2]
-    return Problem(data.device, compute_dtype(data), steps, batch, rnn.hidden_size, rnn.mode)
+        data, steps = input, Steps(*first.shape[:2])
+    extras = Extras(rnn.training and rnn.zoneout > 0, packed=len(steps.runs) > 1)
+    return Problem(data.device, compute_dtype(data), steps.count, steps.batch, rnn.hidden_size, rnn.mode, extras)
 
 
 def from_choice(choice: Choice) -> Explanation:

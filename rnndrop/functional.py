@@ -145,7 +145,7 @@ def rnn_layer(
     check_dtype("rnn_layer", input)
     if seed is not None:
         check_seed(seed, steps.batch)
-    runs = resolved(strategy, input, steps, h_0.shape[1], cell)
+    runs = resolved(strategy, input, steps, h_0.shape[1], cell, "zoneout" in dropping.inside)
     if not dropping.any(1):
         output, last = recurrent_layer(input, [h_0], weights, dropping, None, steps, cell, runs)
         return output, last[0]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import one_step, reference
+from . import dispatch, one_step, reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
 from .mask import Mask, by_element, check_seed, factor, scale, share, stream, unpacked
@@ -151,13 +151,25 @@ def _expectation(like: Tensor, zoneout: float) -> Mask:
     return Mask(like.new_empty((0, 1), dtype=torch.int8), share(zoneout))
 
 
-def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell) -> str:
+def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell, zoneout: bool) -> str:
     """The strategy that runs; "auto" stays "auto" while a graph is traced, where there are no numbers to compute with.
+
+    Args:
+        zoneout: whether it has a mask, which its expectation in evaluation has not.
 
     Raises:
         ValueError: one asked for by name that cannot run, with the reason.
     """
-    return layer_operator.resolved(strategy, input, steps, columns, cell.mode) if computes_now(input) else strategy
+    if not computes_now(input):
+        return strategy
+    return dispatch.choose(strategy, layer_operator.problem(input, steps, columns, cell, zoneout)).strategy
+
+
+def takes_both_directions(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell, zoneout: bool) -> bool:
+    """Whether the strategy that `resolved` returned can run :func:`both_directions` of a layer."""
+    if strategy not in dispatch.KERNELS:  # "auto" while a graph is traced
+        return False
+    return dispatch.takes_both_directions(strategy, layer_operator.problem(input, steps, columns, cell, zoneout))
 
 
 def outside_dropout(x: Tensor, kind: str, dropouts: Dropouts, masks: MaskSource, directions: int = 1) -> Tensor:

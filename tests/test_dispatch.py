@@ -13,8 +13,8 @@ from rnndrop.kernels import launch, plan
 from tests.stand_ins import CUDA, fake_module, rnn
 
 
-def problem(device=CUDA, dtype=torch.float32, steps=7, batch=32, hidden_size=128, cell="RNN_TANH"):
-    return Problem(torch.device(device), dtype, steps, batch, hidden_size, cell)
+def problem(device=CUDA, dtype=torch.float32, steps=7, batch=32, hidden_size=128, cell="RNN_TANH", **extras):
+    return Problem(torch.device(device), dtype, steps, batch, hidden_size, cell, plan.Extras(**extras))
 
 
 @pytest.fixture
@@ -43,6 +43,9 @@ def no_driver(monkeypatch, forgetful):
         (dict(dtype=torch.float64), "reference"),
         (dict(cell="LSTM"), "reference"),
         (dict(batch=0), "reference"),
+        (dict(zoneout=True), "cooperative"),
+        (dict(packed=True), "cooperative"),
+        (dict(zoneout=True, packed=True, dtype=torch.bfloat16), "resident"),
         (dict(device="cpu"), "cpu"),
         (dict(device="cpu", steps=1), "one step"),
         (dict(device="meta"), "cpu"),
@@ -78,6 +81,7 @@ def test_the_precision_of_products_decides(a100):
     [
         ("cpu", dict(), "it computes in NumPy, and the input is on cuda:0"),
         ("resident", dict(hidden_size=1024), "registers a thread"),
+        ("resident", dict(zoneout=True), "no room for zoneout"),
         ("stepwise", dict(dtype=torch.float64), "torch.float64 is none of float32, float16, bfloat16"),
         ("stepwise", dict(cell="LSTM"), "no kernel has the cell LSTM"),
     ],

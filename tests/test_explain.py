@@ -97,6 +97,16 @@ def test_autocast(explained):
     assert found.strategy == "resident" and explained(7, 40, 4, hidden_size=256).strategy == "cooperative"
 
 
+def test_zoneout(explained):
+    """Its masks do not fit beside W_hh of H = 128 in exact fp32; its expectation does."""
+    found = explained(7, 40, 4, zoneout=0.1)
+    assert found.strategy == "cooperative" and found.rejected["resident"].endswith("no room for zoneout")
+    assert explained(7, 40, 4, zoneout=0.1, hidden_size=64).strategy == "resident"
+    with FakeTensorMode():
+        module, x = fake_module(rnndrop.RNN, 4, 128, zoneout=0.1), torch.empty(7, 40, 4, device=CUDA)
+    assert rnndrop.explain(module.eval(), x).strategy == "resident"
+
+
 def test_packed(monkeypatch):
     """Sequences of any lengths are as if they were padded: the first step has all of them."""
     monkeypatch.setattr(dispatch, "kernels_unavailable", lambda: "")
@@ -106,6 +116,10 @@ def test_packed(monkeypatch):
         data = torch.empty(41, 4, device=CUDA)
     found = rnndrop.explain(module, nn.utils.rnn.PackedSequence(data, torch.tensor([20, 20, 1])))
     assert found.strategy == "resident" and found.tiles["programs"] == 2 and not found.rejected
+    with FakeTensorMode():
+        module = fake_module(rnndrop.RNN, 4, 128, hidden_dropout=0.1)
+    for sizes, strategy in (([20, 20, 1], "cooperative"), ([20, 20], "resident")):
+        assert rnndrop.explain(module, nn.utils.rnn.PackedSequence(data, torch.tensor(sizes))).strategy == strategy
 
 
 def test_the_cpu_and_the_meta_device():

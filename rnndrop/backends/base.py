@@ -88,7 +88,7 @@ class Gradients(NamedTuple):
 class Backend(ABC):
     """One layer in one direction, forward and backward, and dropout alone. Tensors come as they are: any strides.
 
-    One that can may be given both directions at once (`plan.BOTH_DIRECTIONS`): the weights tell (`cell.Weights`), states
+    One that can may be given both directions at once (`plan.takes_both_directions`): the weights tell (`cell.Weights`), states
     and masks are (2, B, H) and (2, N, ...), the output has twice the columns, and `steps` are those of the first.
     """
 

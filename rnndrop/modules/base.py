@@ -17,8 +17,16 @@ from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
 from ..dropouts import Dropouts, LayerAttributes
-from ..kernels.plan import BOTH_DIRECTIONS
-from ..layer import MaskSource, both_directions, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
+from ..layer import (
+    MaskSource,
+    both_directions,
+    outside_dropout,
+    recurrent_layer,
+    resolved,
+    seed_tensor,
+    takes_both_directions,
+    weight_dropout,
+)
 from ..mask import check_seed
 from ..ops.torch_layers import compacting, torch_layers
 from ..ops.vmap import is_mapping
@@ -189,7 +197,8 @@ class RNNBase(LayerAttributes, nn.Module):
         steps = Steps.of(x, batch, batch_sizes)
         x, hx, layers = self._cast_and_checked(x, hx, batch)
         inside = dropouts.inside or is_mapping()
-        strategy = resolved("auto", x, steps, self.hidden_size, self.cell) if inside else "torch"
+        zoneout = self.training and dropouts.zoneout > 0
+        strategy = resolved("auto", x, steps, self.hidden_size, self.cell, zoneout) if inside else "torch"
         masks = None
         if self.training and dropouts.any(self.num_layers):  # the seed is drawn after all that can be wrong
             seed = seed_tensor(seed, x.device, batch)
@@ -227,6 +236,8 @@ class RNNBase(LayerAttributes, nn.Module):
         if strategy == "torch" and not dropouts.dropout:
             return self._torch_layers_of(layers, x, hx, steps)
         both, states = (steps, steps.backwards())[: self.num_directions], []
+        zoneout = masks is not None and dropouts.zoneout > 0
+        at_once = self.bidirectional and takes_both_directions(strategy, x, steps, self.hidden_size, self.cell, zoneout)
         for number, weights in enumerate(layers):
             if masks is not None and number and dropouts.dropout:
                 x = outside_dropout(x, "between", dropouts, masks._replace(layer=number - 1), self.num_directions)
@@ -236,7 +247,7 @@ class RNNBase(LayerAttributes, nn.Module):
                 states.append(last)
                 continue
             numbered = None if masks is None else masks._replace(layer=number)
-            if self.bidirectional and strategy in BOTH_DIRECTIONS:
+            if at_once:
                 x, (last,) = both_directions(x, [initial], weights, dropouts, numbered, steps, self.cell, strategy)
             else:
                 x, last = self._layer(x, initial.unbind(0), weights, dropouts, numbered, both, strategy)

@@ -16,6 +16,7 @@ from ..autocast import suspended
 from ..backends.base import Backend, Layer, Masks, Needs
 from ..cell import CELLS, Cell, Weights
 from ..kernels import launch
+from ..kernels.plan import Extras
 from ..mask import Mask, by_element
 from ..steps import Steps
 from .eager import Function, computes_now
@@ -57,10 +58,18 @@ class Call(NamedTuple):
         return Layer(input, states, weights, self.masks(keeps), self.steps, self.cell, output, saved)
 
 
-def resolved(strategy: str, x: Tensor, steps: Steps, hidden_size: int, mode: str) -> str:
-    """The strategy that runs. ValueError, with the reason, where one asked for by name cannot."""
-    problem = dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, mode)
-    return dispatch.choose(strategy, problem).strategy
+def problem(x: Tensor, steps: Steps, hidden_size: int, cell: Cell, zoneout: bool) -> dispatch.Problem:
+    """What has to be run on x. zoneout: by a mask."""
+    extras = Extras(zoneout, packed=len(steps.runs) > 1)
+    return dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, cell.mode, extras)
+
+
+def _resolved(strategy: str, x: Tensor, steps: Steps, w_hh: Tensor, cell: Cell, keeps: Sequence[MaybeTensor]) -> str:
+    """The strategy that runs, known only when the operator does."""
+    zoneout = any(
+        kind == "zoneout" and keep is not None and len(keep) > 0 for kind, keep in zip(cell.kinds, keeps, strict=True)
+    )
+    return dispatch.choose(strategy, problem(x, steps, w_hh.shape[1], cell, zoneout)).strategy
 
 
 def layer(
@@ -233,7 +242,8 @@ def _operator_forward(
     strategy: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     steps = Steps(count, batch, batch_sizes, reverse)
-    call = Call.of(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
+    runs = _resolved(strategy, input, steps, w_hh, CELLS[cell], keeps)
+    call = Call.of(scales, steps, CELLS[cell], runs)
     output, last, saved = _forward(call, input, states, Weights(w_ih, w_hh, b_ih, b_hh), keeps)
     return output, last, saved
 
@@ -258,7 +268,8 @@ def _operator_backward(
     flags: Sequence[bool],
 ) -> list[Tensor]:
     steps = Steps(count, batch, batch_sizes, reverse)
-    call = Call.of(scales, steps, CELLS[cell], resolved(strategy, input, steps, w_hh.shape[1], cell))
+    runs = _resolved(strategy, input, steps, w_hh, CELLS[cell], keeps)
+    call = Call.of(scales, steps, CELLS[cell], runs)
     row = [input, w_ih, w_hh, b_ih, b_hh, *states, *keeps, *made]
     return _backward(call.layer(row), call, grads, flags)
 

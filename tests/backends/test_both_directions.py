@@ -73,6 +73,17 @@ def test_one_launch_is_both_directions(options, lengths, launches):
     compare([output, h_n], [x, hx, *rnn.parameters()], expected, exact)
 
 
+def test_one_launch_after_the_other_where_both_do_not_fit(launches):
+    torch.manual_seed(3)
+    rnn = rnndrop.RNN(3, 65, bidirectional=True, hidden_dropout=0.3).to(triton_driver.device())
+    x = torch.randn(2, 3, 3)
+    output, h_n = rnn(x.to(rnn.weight_ih_l0.device), seed=SEED)
+    assert launches == [(2, 3, 1, 65)] * 2
+    expected = oracle.network(rnn.double().cpu(), x.double(), torch.zeros(2, 3, 65).double(), SEED)
+    for y, e in zip((output, h_n), expected, strict=True):
+        assert_near(y.cpu(), e, SEQUENCE[torch.float32])
+
+
 def test_the_gradient_of_the_gradient(launches):
     rnn = module(hidden_dropout=0.3, zoneout=0.3)
     x, hx = (v.requires_grad_() for v in inputs_of(rnn, steps=3, batch=2))

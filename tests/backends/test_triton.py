@@ -5,11 +5,14 @@ import torch
 
 import rnndrop
 from rnndrop import functional
+from rnndrop.backends.triton import RECURRENCES
+from rnndrop.cell import CELLS, Weights
 from rnndrop.kernels import launch
 from rnndrop.mask import Mask, stream, unpacked
 from rnndrop.ops import layer as layer_operator
 from rnndrop.ops import tanh_dropout as tanh_dropout_operator
 from rnndrop.ops.mask import draw
+from rnndrop.steps import Steps
 from tests import triton_driver
 from tests.tolerances import SEQUENCE
 
@@ -21,6 +24,8 @@ OPTIONS = [
     {"hidden_dropout": 0.25, "recurrent_dropout": 0.5, "nonlinearity": "relu", "direction": 1},
     {},
     {"hidden_dropout": 1.0},
+    {"zoneout": 0.5},
+    {"hidden_dropout": 0.25, "recurrent_dropout": 0.5, "zoneout": 0.25, "mask_scope": "sequence", "direction": 1},
 ]
 
 
@@ -78,12 +83,32 @@ def test_sixteen_bits(strategy, dtype, device):
 def test_packed_sequences(strategy, scope, direction, device):
     batch_sizes = [3, 3, 2, 1]
     inputs = layer_inputs(STRATEGIES[strategy], batch_sizes=batch_sizes, device=device)
-    options = {"batch_sizes": batch_sizes, "hidden_dropout": 0.25, "recurrent_dropout": 0.25, "direction": direction}
+    rates = {"hidden_dropout": 0.25, "recurrent_dropout": 0.25, "zoneout": 0.25 * direction}
+    options = {"batch_sizes": batch_sizes, "direction": direction} | rates
     expected = results(inputs, "reference", torch.float64, mask_scope=scope, **options)
     assert_close(results(inputs, strategy, mask_scope=scope, **options), expected, SEQUENCE[torch.float32])
 
 
-@pytest.mark.parametrize("kind", ["hidden", "recurrent"])
+@pytest.mark.parametrize("batch_sizes", [None, [3, 3, 2, 1]], ids=str)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_expectation_of_zoneout(strategy, batch_sizes, device, monkeypatch):
+    """Forward is the kernel's, backward the plain loop's."""
+    leaves = [x.requires_grad_() for x in layer_inputs(STRATEGIES[strategy], batch_sizes=batch_sizes, device=device)]
+    cell, sizes = CELLS["RNN_TANH"], None if batch_sizes is None else torch.tensor(batch_sizes)
+    masks, found, calls = {"zoneout": Mask(torch.empty(0, 1, dtype=torch.int8, device=device), 0.3)}, [], []
+    recurrence = RECURRENCES[strategy]
+    forward = recurrence.forward
+    monkeypatch.setattr(recurrence, "forward", lambda *args, **options: calls.append(strategy) or forward(*args, **options))
+    for name, dtype in ((strategy, torch.float32), ("reference", torch.float64)):
+        x, h_0, *weights = (leaf.to(dtype) for leaf in leaves)
+        output, (h_n,) = layer_operator.layer(x, [h_0], Weights(*weights), masks, Steps(4, 3, sizes), cell, name)
+        gradients = torch.autograd.grad(output.square().sum() + h_n.sum(), leaves)
+        found.append([y.detach().double() for y in (output, h_n, *gradients)])
+    assert calls == [strategy]
+    assert_close(*found, SEQUENCE[torch.float32])
+
+
+@pytest.mark.parametrize("kind", ["hidden", "recurrent", "zoneout"])
 def test_masks_are_those_of_the_cpu_bit_for_bit(kind, device):
     seed, where = torch.tensor([-(2**40) - 3], device=device), stream(kind, 3, 1)
     for rows, columns, p in [(7, 50, 0.3), (2, 16, 0.999), (5, 1, 1.0), (3, 33, 1e-9)]:

@@ -5,7 +5,7 @@ import torch
 
 from rnndrop.kernels import resident
 from rnndrop.kernels.launch import A100, Device
-from rnndrop.kernels.plan import WAVES, choose, plan_cooperative, plan_resident
+from rnndrop.kernels.plan import PLAIN, WAVES, Extras, choose, plan_cooperative, plan_resident, refusal, takes_both_directions
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 H100 = Device(132, 232448, capability=90)
@@ -59,6 +59,40 @@ def test_resident():
     assert "registers" in plan_resident(129, 1, FP32, A100).reason
     assert "float64" in plan_resident(16, 1, torch.float64, A100).reason
     assert "shared memory" in plan_resident(128, 1, FP32, A100._replace(max_shared_mem=8192)).reason
+
+
+@pytest.mark.parametrize(
+    "extras, words",
+    [
+        (Extras(zoneout=True), "zoneout"),
+        (Extras(packed=True), "sequences of different lengths"),
+        (Extras(directions=2), "both directions at once"),
+        (Extras(True, True, 2), "zoneout, sequences of different lengths, both directions at once"),
+    ],
+)
+def test_what_takes_registers_beside_a_weight_that_has_all_it_may(extras, words):
+    """Exact fp32 of 65 to 128 units; every other shape leaves enough for everything."""
+    for H in (65, 128):
+        assert plan_resident(H, 16, FP32, H100, extras=extras).reason.endswith(
+            f"takes 128 registers a thread: no room for {words}"
+        )
+        assert refusal("resident", H, 16, FP32, H100, extras=extras) and not refusal(
+            "cooperative", H, 16, FP32, H100, extras=extras
+        )
+        choice = choose(H, 16, FP32, H100, extras=extras)
+        assert choice.strategy == "cooperative" and choice.rejected["resident"].endswith(words)
+        assert not plan_resident(H, 16, FP32, H100, tf32=True, extras=extras).reason
+    assert not any(plan_resident(H, 16, BF16, H100, extras=extras).reason for H in (128, 256))
+    assert not plan_resident(64, 16, FP32, H100, extras=extras).reason
+
+
+def test_both_directions_at_once_or_one_after_the_other():
+    def at_once(strategy, H, dtype, extras=PLAIN):
+        return takes_both_directions(strategy, H=H, B=16, dtype=dtype, device=A100, tf32=False, cell="RNN_TANH", extras=extras)
+
+    assert at_once("resident", 64, FP32) and at_once("resident", 128, BF16, Extras(zoneout=True, packed=True))
+    assert not at_once("resident", 128, FP32) and choose(128, 16, FP32, A100).strategy == "resident"
+    assert not at_once("cooperative", 512, BF16) and not at_once("stepwise", 64, FP32)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_expectation_of_zoneout(H, dtype, device):
 
 
 def test_zoneout_chooses(device):
-    sequences.zoneout_chooses(resident, Case(B=2, H=33, hidden=None, zoneout=32768), device)
+    sequences.zoneout_chooses(resident, Case(T=2, B=3, H=33, zoneout=32768), device)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -206,6 +206,12 @@ def test_refusals(device):
     x = torch.zeros(2, 2, 512, device=device)
     with pytest.raises(ValueError, match=r"'resident' cannot run: W_hh of H = 512.* registers"):
         resident.forward(x, x[0], x.new_zeros(512, 512), {}, cell="RNN_TANH")
+    x = torch.zeros(2, 2, 128, device=device)
+    with pytest.raises(ValueError, match=r"'resident' cannot run: .* no room for sequences of different lengths"):
+        resident.backward(x[0], None, x[0], x.new_zeros(128, 128), {}, cell="RNN_TANH", sizes=(1, 1))
+    bits = {"zoneout": MaskBits(torch.zeros(4, 4, dtype=torch.int32, device=device), 1.0)}
+    with pytest.raises(ValueError, match=r"'resident' cannot run: .* no room for zoneout"):
+        resident.forward(x, x[0], x.new_zeros(128, 128), bits, cell="RNN_TANH")
     x = torch.zeros(0, 2, 16, device=device)
     with pytest.raises(ValueError, match="at least one step"):
         resident.forward(x, x.new_zeros(2, 16), x.new_zeros(16, 16), {}, cell="RNN_TANH")
@@ -224,7 +230,7 @@ def test_masks_that_do_not_fit_are_refused(device):
 
     with pytest.raises(ValueError, match="no kernel for its gradient"):
         resident.backward(x, None, x, w, masks("zoneout", 0, 1), cell="RNN_TANH")
-    with pytest.raises(ValueError, match=r"a packed mask should be \(6 or 6, 1\)"):
+    with pytest.raises(ValueError, match=r"a packed mask should be \(6, 1\), got \(3, 1\)"):
         resident.forward(x, x[0], w, masks("zoneout", 3, 1), cell="RNN_TANH")
     with pytest.raises(ValueError, match=r"of 2 directions, got \[\(1, 6, 1\)\]"):
         both = x.unsqueeze(2).expand(2, 3, 2, 16)
