@@ -1,6 +1,6 @@
 """Outputs and gradients of the installed rnndrop, written to a file: what a restructuring must not change.
 
-    python tests/recorded/record.py tests/recorded/version_0_1.npz      with the version to record on PYTHONPATH
+    python tests/recorded/record.py tests/recorded/results.npz      with the version to record on PYTHONPATH
 
 It uses nothing but rnndrop's public functions, and inputs that no generator makes: they are the same on every machine.
 """
