@@ -1,7 +1,7 @@
 """What was recorded is what comes out, to the last bit: what version 0.1 gave, before the package was restructured.
 
-Two kinds of cases were recorded again since, whose last bits changed on purpose: those with recurrent dropout, whose gradient of
-W_hh is summed in another order, and cells, which are a few PyTorch operations now.
+Two kinds of cases were recorded again since, whose last bits changed on purpose: those with recurrent dropout, whose gradient
+of W_hh is summed in another order, and cells, which are a few PyTorch operations now.
 """
 
 from pathlib import Path
