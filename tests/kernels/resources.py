@@ -17,11 +17,13 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 
+from rnndrop.kernels import plan
 from rnndrop.kernels.launch import Device
-from rnndrop.kernels.plan import plan_cooperative, plan_resident
+from rnndrop.kernels.plan import BOTH_DIRECTIONS, Extras
 
 from .launches import LAUNCHES, sequence
 
@@ -41,7 +43,6 @@ TARGETS = {
 # Of the shapes with padding the ones with the most registers, padded to whole vector accesses (101, 250) and not (100).
 # fp16, which is like bf16, not at every size.
 KINDS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PLANS = {"resident": plan_resident, "cooperative": plan_cooperative}
 SIZES = {
     "resident": {
         64: ("fp32", "tf32", "bf16"),
@@ -62,7 +63,28 @@ SIZES = {
 }
 
 PAIR = 8  # bytes that may be spilled: ptxas gives up two registers to fit one program more on a multiprocessor
-MASKS = {"": ("hidden",), ", both masks": ("hidden", "recurrent"), ", all masks": ("hidden", "recurrent", "zoneout")}
+
+
+class Variant(NamedTuple):
+    """What a layer has besides its shape."""
+
+    kinds: tuple[str, ...] = ("hidden",)  # of masks
+    packed: bool = False
+    directions: int = 1
+
+    @property
+    def extras(self) -> Extras:
+        return Extras("zoneout" in self.kinds, self.packed, self.directions)
+
+
+BOTH = ("hidden", "recurrent")
+VARIANTS = {
+    "": Variant(),
+    ", both masks": Variant(BOTH),
+    ", all masks": Variant((*BOTH, "zoneout")),
+    ", packed": Variant(BOTH, packed=True),
+    ", both directions": Variant(BOTH, directions=2),
+}
 SCARCE = {(128, "fp32"), (250, "bf16"), (256, "bf16"), (1024, "fp32"), (1024, "bf16")}
 
 HEAD = """# What the kernels take of a multiprocessor
@@ -84,9 +106,11 @@ def shapes() -> Iterator[tuple[str, int, str]]:
                 yield strategy, H, kind
 
 
-def refusal(strategy: str, H: int, kind: str, device: Device) -> str:
+def refusal(strategy: str, H: int, kind: str, device: Device, variant: Variant = VARIANTS[""]) -> str:
     """Why a strategy cannot run, or ""."""
-    return PLANS[strategy](H, 16, KINDS[kind], device, tf32=kind == "tf32").reason
+    if variant.directions == 2 and strategy not in BOTH_DIRECTIONS:
+        return "it takes one direction after the other"
+    return plan.refusal(strategy, H, 16, KINDS[kind], device, tf32=kind == "tf32", extras=variant.extras)
 
 
 def refused(device: Device) -> list[str]:
@@ -97,14 +121,15 @@ def refused(device: Device) -> list[str]:
 def cases(device: Device) -> Iterator[tuple[str, Callable[[], object]]]:
     """Name and launch of each kernel that runs on the device; with more masks too where registers are scarce."""
     for launch in LAUNCHES:
-        for dtype in () if launch.strategy in PLANS else launch.dtypes:
+        for dtype in () if launch.strategy in SIZES else launch.dtypes:
             yield f"{launch.name} {str(dtype)[6:]}", lambda run=launch.run, T=launch.sizes[1], d=dtype: run(T, d, "meta")
     for strategy, H, kind in shapes():
-        if refusal(strategy, H, kind, device):
-            continue
-        for masks in MASKS if (H, kind) in SCARCE else ("",):
-            for direction, run in sequence(strategy, H, tf32=kind == "tf32", kinds=MASKS[masks]).items():
-                name = f"{strategy} {direction} H={H} {kind}{masks}"
+        for words in VARIANTS if (H, kind) in SCARCE else ("",):
+            variant = VARIANTS[words]
+            if refusal(strategy, H, kind, device, variant):
+                continue
+            for direction, run in sequence(strategy, H, tf32=kind == "tf32", **variant._asdict()).items():
+                name = f"{strategy} {direction} H={H} {kind}{words}"
                 yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
 
 
