@@ -1,11 +1,19 @@
 """The whole sequence in one cooperative launch, for a W_hh that one multiprocessor cannot hold.
 
 A program owns a slice of the hidden columns, whose part of W_hh stays in shared memory for all steps, and every groups-th
-tile of 16 batch rows. A step: load the input projection and the bits, wait until all slices of this group have written the
-step before, read that h (16, H) from the L2 cache, multiply, apply the cell, mask, write the slice's columns, and say so at
-the grid barrier. Masks are applied where a value is made, in the slice's own columns; backward exchanges the gradient of the
-gates and sums W_hh's other direction. The gradient of W_hh is one library product after backward: in the loop it would cost
-more than the recurrence.
+tile of 16 batch rows. A step: right after arriving at the grid barrier load the input projection and the bits, wait until all
+slices of this group have written the step before, read that h (16, H) from the L2 cache, multiply, and only then use what was
+loaded: apply the cell, mask, write the slice's columns, and arrive. (In exact fp32 with a recurrent mask the input projection
+is loaded after the product, since registers would spill.) Masks are applied where a value is made, in the slice's own columns;
+backward exchanges the gradient of the gates and sums W_hh's other direction. The gradient of W_hh is one library product after
+backward: in the loop it would cost more than the recurrence.
+
+Zoneout: forward reads the slice's own columns of the old state from the output, before it waits. Backward keeps the part of
+the gradient that passes by the gates in a buffer (B, H) of float32, `carry`; a program reads only what it wrote there itself.
+
+Sequences of different lengths: step t has the rows offsets[t] ... offsets[t+1] - 1. The sizes never increase, so that a
+sequence has the same index in every step, and a row takes part where its index is less than the step's size. A sequence that
+begins at a step, as later ones do in reverse, takes its row of h_0 there.
 
 Launches: this one and the zeroing of the barrier's counters, whatever T. A counter only grows and lives for one launch, so
 that nothing is left over for the next, nor for the replay of a CUDA graph. It counts in 64 bits.
@@ -186,7 +194,8 @@ def forward_kernel(
             now, following = b + row < size, b + row < size_after
             here, of_tile = (start + b) * WIDTH, b * WIDTH
             # What no other program writes is loaded before the wait, and first used after it.
-            x = tl.load(input_projection_ptr + here + at, mask=now & mine, other=0.0)
+            if recurrent_ptr is None or PRECISION != "tf32x3":
+                x = tl.load(input_projection_ptr + here + at, mask=now & mine, other=0.0)
             if hidden_ptr is not None:
                 hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
             if zoneout_ptr is not None:
@@ -202,6 +211,8 @@ def forward_kernel(
                 first_row = start_after + b if RECURRENT_PER_STEP else b
                 recurrent = slice_words(recurrent_ptr, first_row, following, pair, H)
             gates = times_weight(source_ptr + b * WIDTH, size - b, w, WIDTH, CHUNK, ROWS, PRECISION)
+            if recurrent_ptr is not None and PRECISION == "tf32x3":  # too many registers to hold it during the product
+                x = tl.load(input_projection_ptr + here + at, mask=now & mine, other=0.0)
             gates = clear_padding(gates + x.to(tl.float32), column, H, WIDTH)
             h = cell_forward(gates, CELL, DTYPE, "exact")
             if hidden_ptr is not None:

@@ -49,6 +49,7 @@ def test_pointwise(launch, driver):
 @pytest.mark.parametrize("direction, limit, tensors", [("forward", 136, 1), ("backward", 220, 2)])
 def test_resident(direction, limit, tensors, driver):
     """Per step: instructions, barriers, no conflict; of device memory x (or grad and y), bits and y: no W_hh."""
+    # Forward had 130 before it issued the next step's loads ahead of the product, which shortens the critical path.
     H, tile = 128, 16 * 128 * 2
     c = counted(f"resident {direction} H={H}", torch.bfloat16, driver)
     assert c["instructions"] <= limit and c["barriers"] <= 6 and c["conflicts"] == 0 and c["launches"] == 1
