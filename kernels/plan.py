@@ -204,8 +204,6 @@ def plan_cooperative(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32
     if reason := _unfit(dtype, device):
         return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
     tiles, copies = _ceil_div(B, ROWS), _copies(dtype, tf32, device)
-    if device.capability == 100 and copies == 2 and H > 512:
-        return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, f"exact fp32 of H = {H} spills registers on sm_100")
     best = None
     for slice in (32, 16) if dtype == torch.float32 else (32, 64, 16):
         chunk, shared = _chunk(H, slice, dtype, copies, device.max_shared_mem)
