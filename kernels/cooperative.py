@@ -53,7 +53,7 @@ from .launch import (
     row_offsets,
 )
 from .mask_bits import slice_kept, slice_words
-from .plan import CooperativePlan, plan_cooperative
+from .plan import CooperativePlan, Extras, plan_cooperative
 from .product import multiply, precision
 from .slice_layout import both_columns, from_result, slice_pairs, slice_rows
 
@@ -455,7 +455,8 @@ def _plan(
     T, B = data.shape[:2] if sizes is None else (len(sizes), max(sizes, default=0))
     H, rows = data.shape[-1], math.prod(data.shape[:-1])
     device = launch.device_of(data.device)
-    plan = plan_cooperative(H, B, data.dtype, device, tf32=tf32)
+    extras = Extras(bits_and_share(masks)[0] is not None, packed=sizes is not None)
+    plan = plan_cooperative(H, B, data.dtype, device, tf32=tf32, extras=extras)
     launch.check_can_run("cooperative", T, B, plan.reason)
     check_zoneout(masks, rows, H)
     constexprs = {

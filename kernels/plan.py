@@ -110,7 +110,7 @@ def choose(
     rejected: dict[str, str] = {}
     for name, plan in (
         ("resident", plan_resident(H, B, dtype, device, tf32=tf32, extras=extras)),
-        ("cooperative", plan_cooperative(H, B, dtype, device, tf32=tf32)),
+        ("cooperative", plan_cooperative(H, B, dtype, device, tf32=tf32, extras=extras)),
     ):
         side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
         waves = _ceil_div(_ceil_div(B, ROWS), side_by_side)
@@ -142,9 +142,8 @@ def refusal(
         return "there is nothing to compute"
     if strategy == "stepwise":
         return without_kernel(dtype)
-    if strategy == "resident":
-        return plan_resident(H, B, dtype, device, tf32=tf32, extras=extras).reason
-    return plan_cooperative(H, B, dtype, device, tf32=tf32).reason
+    planned = plan_resident if strategy == "resident" else plan_cooperative
+    return planned(H, B, dtype, device, tf32=tf32, extras=extras).reason
 
 
 def takes_both_directions(strategy: str, *, extras: Extras, **layer: Any) -> bool:
@@ -195,7 +194,9 @@ def plan_resident(
 
 
 @lru_cache(1024)
-def plan_cooperative(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False) -> CooperativePlan:
+def plan_cooperative(
+    H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False, extras: Extras = PLAIN
+) -> CooperativePlan:
     """A program owns a slice of the columns, of W_hh as well, and every groups-th tile of 16 rows of the batch.
 
     All programs must run at once, and one fills a multiprocessor. Of the slices that fit, the one with which a program takes
@@ -204,6 +205,8 @@ def plan_cooperative(H: int, B: int, dtype: torch.dtype, device: Device, *, tf32
     if reason := _unfit(dtype, device):
         return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
     tiles, copies = _ceil_div(B, ROWS), _copies(dtype, tf32, device)
+    if device.capability == 100 and copies == 2 and H > 512 and extras.zoneout:
+        return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, f"exact fp32 of H = {H} with {extras} spills registers on sm_100")
     best = None
     for slice in (32, 16) if dtype == torch.float32 else (32, 64, 16):
         chunk, shared = _chunk(H, slice, dtype, copies, device.max_shared_mem)
