@@ -120,9 +120,13 @@ def test_relu_stops_not_a_number(hidden, device):
     sequences.relu_stops_not_a_number(resident, Case(T=2, H=48, hidden=hidden), device)
 
 
-@pytest.mark.parametrize("H, dtype", [(33, torch.float32), (48, BF16)])
-def test_expectation_of_zoneout(H, dtype, device):
-    sequences.expectation_of_zoneout(resident, Case(T=4, B=3, H=H, dtype=dtype, hidden=None), device)
+@pytest.mark.parametrize(
+    "case",
+    [Case(T=4, B=3, H=48, dtype=BF16, hidden=None), Case(H=33, sizes=(4, 3, 3, 1), recurrent=16384, reverse=True)],
+    ids=str,
+)
+def test_expectation_of_zoneout(case, device):
+    sequences.expectation_of_zoneout(resident, case, device)
 
 
 def test_zoneout_chooses(device):
