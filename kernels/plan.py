@@ -176,8 +176,10 @@ def plan_resident(
         reason = (
             f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
         )
-    if not reason and registers == MOST_REGISTERS and dtype == torch.float32 and extras != PLAIN:  # backward would spill
-        reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {extras}"
+    # Backward would spill; in 16 bit only where columns are padded, and packed data still fits.
+    crowding = extras if dtype == torch.float32 else extras._replace(packed=False) if _width(H) < columns else PLAIN
+    if not reason and registers == MOST_REGISTERS and crowding != PLAIN:
+        reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {crowding}"
     if not reason and shared > device.max_shared_mem:
         reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
     return ResidentPlan(
@@ -205,8 +207,9 @@ def plan_cooperative(
     if reason := _unfit(dtype, device):
         return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
     tiles, copies = _ceil_div(B, ROWS), _copies(dtype, tf32, device)
-    if device.capability == 100 and copies == 2 and H > 512 and extras.zoneout:
-        return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, f"exact fp32 of H = {H} with {extras} spills registers on sm_100")
+    if device.capability in (90, 100) and copies == 2 and H > 512 and extras.zoneout:  # forward would spill
+        reason = f"exact fp32 of H = {H} with zoneout has too few registers on sm_{device.capability}"
+        return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
     best = None
     for slice in (32, 16) if dtype == torch.float32 else (32, 64, 16):
         chunk, shared = _chunk(H, slice, dtype, copies, device.max_shared_mem)

@@ -91,8 +91,8 @@ HEAD = """# What the kernels take of a multiprocessor
 
 Registers a thread / bytes of shared memory a block, as compiled for each device; a thread may have 255 registers, on
 gfx942 512. No kernel spills or has a stack, but for "+ n": at most 8 bytes, two registers that the assembler gives up though
-there are more, to fit one program more on a multiprocessor (gfx942: scalar registers). A dash: the plan refuses that shape
-there, and another strategy runs it.
+there are more, to fit one program more on a multiprocessor; on gfx942, n scalar registers kept in vector registers, not in
+memory. A dash: the plan refuses that shape there, and another strategy runs it.
 Triton {version} only, others compile to other numbers; written by `python -m tests.kernels.resources --write`.
 
 """
@@ -217,8 +217,8 @@ def install(name: str):
 
 
 def _describe(cubin: bytes | None, amdgcn: str | None, shared: int, limit: int) -> str:
-    registers, spills = _nvidia(cubin) if amdgcn is None else _amd(amdgcn)
-    spilled = "" if not spills else f" + {spills}" if spills <= PAIR else f" SPILLS {spills}"
+    registers, spills, scalar = (*_nvidia(cubin), 0) if amdgcn is None else _amd(amdgcn)
+    spilled = f" SPILLS {spills}" if spills > PAIR else f" + {spills or scalar}" if spills or scalar else ""
     return f"{registers} / {shared}{spilled}" + (" DOES NOT FIT" if shared > limit else "")
 
 
@@ -235,11 +235,11 @@ def _nvidia(cubin: bytes) -> tuple[int, int]:
     return registers, stack + local
 
 
-def _amd(amdgcn: str) -> tuple[int, int]:
-    """Vector registers, and bytes of scratch plus spilled registers, from the assembly's metadata."""
-    words = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
-    registers, *spills = (int(re.search(rf"\.{word}:\s*(\d+)", amdgcn)[1]) for word in words)
-    return registers, sum(spills)
+def _amd(amdgcn: str) -> tuple[int, int, int]:
+    """Vector registers, bytes of scratch, and scalar registers that are kept in vector registers, from the metadata."""
+    words = ("vgpr_count", "private_segment_fixed_size", "sgpr_spill_count")
+    registers, scratch, scalar = (int(re.search(rf"\.{word}:\s*(\d+)", amdgcn)[1]) for word in words)
+    return registers, scratch, scalar
 
 
 def _gathers_on_amd() -> bool:
