@@ -136,12 +136,16 @@ def bits_and_scale(masks: Masks, kind: str) -> tuple[Tensor | None, float]:
     return (dense(masks[kind].bits), masks[kind].scale) if kind in masks else (None, 1.0)
 
 
+def draws_zoneout(masks: Masks) -> bool:
+    """Whether zoneout has a mask, and is no expectation."""
+    return "zoneout" in masks and masks["zoneout"].bits.shape[-2] > 0
+
+
 def bits_and_share(masks: Masks) -> tuple[Tensor | None, float | None]:
     """Zoneout as kernels take it: its mask, or of an expectation the old state's share."""
-    if "zoneout" not in masks:
-        return None, None
-    bits, scale = masks["zoneout"]
-    return (dense(bits), None) if bits.shape[-2] else (None, scale)
+    if draws_zoneout(masks):
+        return dense(masks["zoneout"].bits), None
+    return None, masks["zoneout"].scale if "zoneout" in masks else None
 
 
 def inverse(scale: float) -> float:
@@ -166,7 +170,7 @@ def is_per_step(masks: Masks, kind: str, rows: int, B: int, H: int) -> bool:
 
 def check_zoneout(masks: Masks, rows: int, H: int) -> None:
     """ValueError where there is a mask of zoneout that has no row for each row of the data, or another width."""
-    if "zoneout" in masks and masks["zoneout"].bits.shape[-2]:
+    if draws_zoneout(masks):
         is_per_step(masks, "zoneout", rows, rows, H)
 
 

@@ -29,8 +29,10 @@ from .launch import (
     Masks,
     bits_and_scale,
     bits_and_share,
+    check_zoneout,
     cropped,
     dense,
+    draws_zoneout,
     inverse,
     is_per_step,
     on_device,
@@ -466,12 +468,13 @@ def _run(data: Tensor, masks: Masks, tf32: bool, sizes: Sequence[int] | None) ->
     T, B = rows if sizes is None else (len(sizes), max(sizes, default=0))
     N = T * B if sizes is None else rows[0]
     device = launch.device_of(data.device)
-    zoneout = bits_and_share(masks)[0] is not None
+    zoneout = draws_zoneout(masks)
     extras = Extras(zoneout, packed=sizes is not None, directions=D)
     plan = plan_resident(H, B, data.dtype, device, tf32=tf32, extras=extras)
     launch.check_can_run("resident", T, B, plan.reason)
     if any(mask.bits.shape[0] != D for mask in masks.values()):
         raise ValueError(f"each packed mask should be of {D} directions, got {[tuple(m.bits.shape) for m in masks.values()]}")
+    check_zoneout(masks, N, H)
     constexprs = {
         "HIDDEN_PER_STEP": is_per_step(masks, "hidden", N, B, H),
         "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", N, B, H),

@@ -66,9 +66,8 @@ def problem(x: Tensor, steps: Steps, hidden_size: int, cell: Cell, zoneout: bool
 
 def _resolved(strategy: str, x: Tensor, steps: Steps, w_hh: Tensor, cell: Cell, keeps: Sequence[MaybeTensor]) -> str:
     """The strategy that runs, known only when the operator does."""
-    zoneout = any(
-        kind == "zoneout" and keep is not None and len(keep) > 0 for kind, keep in zip(cell.kinds, keeps, strict=True)
-    )
+    keep = dict(zip(cell.kinds, keeps, strict=True)).get("zoneout")
+    zoneout = keep is not None and not Mask(keep, 1.0).is_expectation
     return dispatch.choose(strategy, problem(x, steps, w_hh.shape[1], cell, zoneout)).strategy
 
 

@@ -5,19 +5,10 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import rnndrop
-from tests.helpers import EVERY_KIND
+from tests.helpers import EACH_KIND, EVERY_KIND
 
 LENGTHS = [2, 5, 3, 5, 1]
-KINDS = {
-    "hidden": dict(hidden_dropout=0.4),
-    "recurrent": dict(recurrent_dropout=0.4),
-    "between": dict(dropout=0.4),
-    "input": dict(input_dropout=0.4),
-    "output": dict(output_dropout=0.4),
-    "weight": dict(weight_dropout=0.4),
-    "zoneout": dict(zoneout=0.4),
-    "all": EVERY_KIND,
-}
+KINDS = EACH_KIND | {"all": EVERY_KIND}
 
 
 @pytest.mark.parametrize("mask_scope", ["step", "sequence"])
