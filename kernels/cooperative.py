@@ -46,7 +46,7 @@ from .launch import (
     check_zoneout,
     cropped,
     dense,
-    draws_zoneout,
+    drawn,
     inverse,
     is_per_step,
     on_device,
@@ -456,7 +456,7 @@ def _plan(
     T, B = data.shape[:2] if sizes is None else (len(sizes), max(sizes, default=0))
     H, rows = data.shape[-1], math.prod(data.shape[:-1])
     device = launch.device_of(data.device)
-    extras = Extras(draws_zoneout(masks), packed=sizes is not None)
+    extras = Extras(drawn(masks), packed=sizes is not None)
     plan = plan_cooperative(H, B, data.dtype, device, tf32=tf32, extras=extras)
     launch.check_can_run("cooperative", T, B, plan.reason)
     check_zoneout(masks, rows, H)

@@ -136,16 +136,16 @@ def bits_and_scale(masks: Masks, kind: str) -> tuple[Tensor | None, float]:
     return (dense(masks[kind].bits), masks[kind].scale) if kind in masks else (None, 1.0)
 
 
-def draws_zoneout(masks: Masks) -> bool:
-    """Whether zoneout has a mask, and is no expectation."""
-    return "zoneout" in masks and masks["zoneout"].bits.shape[-2] > 0
+def drawn(masks: Masks) -> tuple[str, ...]:
+    """The kinds that have a mask, and are no expectation."""
+    return tuple(kind for kind, mask in masks.items() if mask.bits.shape[-2] > 0)
 
 
-def bits_and_share(masks: Masks) -> tuple[Tensor | None, float | None]:
+def bits_and_share(masks: Masks, kind: str = "zoneout") -> tuple[Tensor | None, float | None]:
     """Zoneout as kernels take it: its mask, or of an expectation the old state's share."""
-    if draws_zoneout(masks):
-        return dense(masks["zoneout"].bits), None
-    return None, masks["zoneout"].scale if "zoneout" in masks else None
+    if kind in drawn(masks):
+        return dense(masks[kind].bits), None
+    return None, masks[kind].scale if kind in masks else None
 
 
 def inverse(scale: float) -> float:
@@ -168,10 +168,10 @@ def is_per_step(masks: Masks, kind: str, rows: int, B: int, H: int) -> bool:
     return found == rows
 
 
-def check_zoneout(masks: Masks, rows: int, H: int) -> None:
+def check_zoneout(masks: Masks, rows: int, H: int, kind: str = "zoneout") -> None:
     """ValueError where there is a mask of zoneout that has no row for each row of the data, or another width."""
-    if draws_zoneout(masks):
-        is_per_step(masks, "zoneout", rows, rows, H)
+    if kind in drawn(masks):
+        is_per_step(masks, kind, rows, rows, H)
 
 
 def row_offsets(sizes: tuple[int, ...], device: torch.device) -> Tensor:

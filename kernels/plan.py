@@ -35,14 +35,14 @@ BOTH_DIRECTIONS = ("resident",)  # strategies whose kernels take them at once, w
 class Extras(NamedTuple):
     """What a layer has besides, each of which takes registers."""
 
-    zoneout: bool = False  # a mask of it; its expectation takes none
+    kinds: tuple[str, ...] = ()  # inside the recurrence, that have a mask; an expectation has none
     packed: bool = False  # sequences of different lengths
     directions: int = 1  # in one launch
 
     def __str__(self) -> str:
-        both = self.directions == 2
-        words = {"zoneout": self.zoneout, "sequences of different lengths": self.packed, "both directions at once": both}
-        return ", ".join(word for word, there in words.items() if there)
+        words = [kind for kind in self.kinds if kind == "zoneout"]
+        words += ["sequences of different lengths"] * self.packed + ["both directions at once"] * (self.directions == 2)
+        return ", ".join(words)
 
 
 PLAIN = Extras()
@@ -176,6 +176,7 @@ def plan_resident(
         reason = (
             f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
         )
+    extras = extras._replace(kinds=tuple(kind for kind in extras.kinds if kind == "zoneout"))  # other masks take no room
     # Backward would spill; in 16 bit only where columns are padded, and packed data still fits.
     crowding = extras if dtype == torch.float32 else extras._replace(packed=False) if _width(H) < columns else PLAIN
     if not reason and registers == MOST_REGISTERS and crowding != PLAIN:
@@ -207,7 +208,7 @@ def plan_cooperative(
     if reason := _unfit(dtype, device):
         return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
     tiles, copies = _ceil_div(B, ROWS), _copies(dtype, tf32, device)
-    if device.capability in (90, 100) and copies == 2 and H > 512 and extras.zoneout:  # forward would spill
+    if device.capability in (90, 100) and copies == 2 and H > 512 and "zoneout" in extras.kinds:  # forward would spill
         reason = f"exact fp32 of H = {H} with zoneout has too few registers on sm_{device.capability}"
         return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
     best = None

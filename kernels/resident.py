@@ -32,7 +32,7 @@ from .launch import (
     check_zoneout,
     cropped,
     dense,
-    draws_zoneout,
+    drawn,
     inverse,
     is_per_step,
     on_device,
@@ -468,8 +468,7 @@ def _run(data: Tensor, masks: Masks, tf32: bool, sizes: Sequence[int] | None) ->
     T, B = rows if sizes is None else (len(sizes), max(sizes, default=0))
     N = T * B if sizes is None else rows[0]
     device = launch.device_of(data.device)
-    zoneout = draws_zoneout(masks)
-    extras = Extras(zoneout, packed=sizes is not None, directions=D)
+    extras = Extras(drawn(masks), packed=sizes is not None, directions=D)
     plan = plan_resident(H, B, data.dtype, device, tf32=tf32, extras=extras)
     launch.check_can_run("resident", T, B, plan.reason)
     if any(mask.bits.shape[0] != D for mask in masks.values()):
@@ -478,7 +477,7 @@ def _run(data: Tensor, masks: Masks, tf32: bool, sizes: Sequence[int] | None) ->
     constexprs = {
         "HIDDEN_PER_STEP": is_per_step(masks, "hidden", N, B, H),
         "RECURRENT_PER_STEP": is_per_step(masks, "recurrent", N, B, H),
-        "ZONEOUT": zoneout and is_per_step(masks, "zoneout", N, N, H),
+        "ZONEOUT": "zoneout" in extras.kinds and is_per_step(masks, "zoneout", N, N, H),
         "LOADS_FIRST": data.dtype.itemsize == 2,  # in fp32 there are no registers for it
         "PRECISION": precision(data.dtype, tf32, device.backend),
         "D": D,

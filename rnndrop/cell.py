@@ -13,25 +13,26 @@ from torch import Tensor
 class Weights(NamedTuple):
     """Of one layer in one direction, G gates of H units: (G*H, I), (G*H, H) and twice (G*H) or ``None``.
 
-    Of both directions at once: (2*G*H, I), (2, G*H, H) and (2*G*H).
+    Of both directions at once: (2*G*H, I), (2, G*H, H) and (2*G*H). With a projection of the state, P units instead of H
+    enter W_hh, and `w_hr` is (P, H).
     """
 
     w_ih: Tensor
     w_hh: Tensor
-    b_ih: Tensor | None
-    b_hh: Tensor | None
+    b_ih: Tensor | None = None
+    b_hh: Tensor | None = None
+    w_hr: Tensor | None = None
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> Weights:
-        """Of two tensors or, with the biases, four."""
-        w_ih, w_hh, *biases = tensors
-        b_ih, b_hh = biases or (None, None)
-        return cls(w_ih, w_hh, b_ih, b_hh)
+    def of(cls, tensors: Sequence[Tensor], bias: bool = True) -> Weights:
+        """Of torch.nn's list: two, then the biases, then a projection."""
+        names = ["w_ih", "w_hh", *["b_ih", "b_hh"] * bias, "w_hr"]
+        return cls(**dict(zip(names, tensors, strict=False)))
 
     @classmethod
     def of_both(cls, forward: Weights, backward: Weights) -> Weights:
         """Those of both directions at once."""
-        pairs = zip(forward[2:], backward[2:], strict=True)
+        pairs = zip(forward[2:4], backward[2:4], strict=True)
         b_ih, b_hh = (None if one is None or other is None else torch.cat([one, other]) for one, other in pairs)
         return cls(torch.cat([forward.w_ih, backward.w_ih]), torch.stack([forward.w_hh, backward.w_hh]), b_ih, b_hh)
 
@@ -41,12 +42,11 @@ class Weights(NamedTuple):
 
     def of_direction(self, direction: int) -> Weights:
         """Those of one of both directions."""
-        b_ih, b_hh = (None if b is None else b.chunk(2)[direction] for b in self[2:])
+        b_ih, b_hh = (None if b is None else b.chunk(2)[direction] for b in self[2:4])
         return Weights(self.w_ih.chunk(2)[direction], self.w_hh[direction], b_ih, b_hh)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Weights:
-        b_ih, b_hh = (None if b is None else function(b) for b in self[2:])
-        return Weights(function(self.w_ih), function(self.w_hh), b_ih, b_hh)
+        return Weights(*[None if tensor is None else function(tensor) for tensor in self])  # type: ignore[arg-type]
 
     @property
     def bias(self) -> Tensor | None:
@@ -58,8 +58,18 @@ class Weights(NamedTuple):
 class Cell:
     """A kind of recurrent cell.
 
-    mode: torch.nn's name of it. activation: of its new state. gates: rows of its weights, in units of the hidden size.
-    states: what it carries from step to step; the first is its output. kinds: of the masks inside its recurrence.
+    Attributes:
+        mode: torch.nn's name of it.
+        activation: of what it makes.
+        gates: rows of its weights, in units of the hidden size H.
+        states: what it carries from step to step; the first is its output.
+        kinds: of the masks inside its recurrence.
+        columns: of a row of gates, in units of H, as a backend goes back through them: first the gates of W_hh, last those of
+            W_ih, in the order of the weights' rows. A GRU multiplies W_hn h' + b_hn before it adds it, and has four: that, r,
+            z and the candidate. (Hence W_hh's come as n, r, z.)
+        saved: the widths of what a backend keeps for backward besides the output, in units of H, a row for each row of the
+            sequences: of an LSTM the gates i, f, g, o after their activations, and the cell state; of a GRU W_hn h' + b_hn, and
+            r, z and the candidate after theirs, before their dropouts.
     """
 
     mode: str
@@ -67,6 +77,13 @@ class Cell:
     gates: int
     states: tuple[str, ...]
     kinds: tuple[str, ...] = ("hidden", "recurrent", "zoneout")
+    columns: int = 1
+    saved: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """That of torch.nn's module."""
+        return self.mode.split("_")[0]
 
 
 CELLS = {
@@ -74,6 +91,16 @@ CELLS = {
     for cell in (
         Cell("RNN_TANH", "tanh", gates=1, states=("h",)),
         Cell("RNN_RELU", "relu", gates=1, states=("h",)),
+        Cell("GRU", "tanh", 3, ("h",), ("hidden", "recurrent", "zoneout", "candidate"), columns=4, saved=(4,)),
+        Cell(
+            "LSTM",
+            "tanh",
+            gates=4,
+            states=("h", "c"),
+            kinds=("hidden", "recurrent", "zoneout", "cell", "cell_zoneout", "candidate"),
+            columns=4,
+            saved=(4, 1),
+        ),
     )
 }
 

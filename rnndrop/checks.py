@@ -22,9 +22,11 @@ def check_tensors(
 ) -> None:
     """RuntimeError where a layer's states, under their `names`, or weights are not of the shape that an input (..., `width`)
     of `batch` sequences asks for, or not of the dtype and on the device of `like`, that input."""
-    hidden = weights.w_hh.shape[-1]
+    hidden = weights.w_hh.shape[0] // cell.gates
+    output = hidden if weights.w_hr is None else weights.w_hr.shape[0]
     rows, dtype, device = cell.gates * hidden, like.dtype, like.device
-    shapes = [*[(batch, hidden)] * len(states), (rows, width), (rows, hidden), (rows,), (rows,)]
+    of_states = [(batch, output), (batch, hidden)][: len(states)]
+    shapes = [*of_states, (rows, width), (rows, output), (rows,), (rows,), (output, hidden)]
     for name, tensor, shape in zip((*names, *Weights._fields), (*states, *weights), shapes, strict=True):
         if tensor is None:
             continue

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
-from .kinds import INSIDE, KINDS, SCOPED
+from .kinds import INSIDE, KINDS, SCOPED, ZONEOUTS
 from .mask import check_probability
 
 MaskScope = Literal["step", "sequence"]
@@ -35,6 +35,9 @@ class Dropouts:
     output_dropout: float = 0.0
     weight_dropout: float = 0.0
     zoneout: float = 0.0
+    cell_dropout: float = 0.0
+    cell_zoneout: float = 0.0
+    candidate_dropout: float = 0.0
     mask_scope: MaskScope | Mapping[str, MaskScope] = "step"
     inside: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the kinds that drop inside the recurrence
 
@@ -56,7 +59,7 @@ class Dropouts:
     def per_step(self, kind: str) -> bool:
         """Whether each step of a sequence has a mask of its own."""
         if not KINDS[kind].scoped:
-            return kind == "zoneout"
+            return kind in ZONEOUTS
         scope = self.mask_scope
         return (scope if isinstance(scope, str) else scope.get(kind, "step")) == "step"
 
@@ -66,7 +69,9 @@ class Dropouts:
 
     def in_evaluation(self) -> Dropouts:
         """What is left of them: zoneout, as its expectation."""
-        return Dropouts(zoneout=self.zoneout) if self.zoneout else NONE
+        if not (self.zoneout or self.cell_zoneout):
+            return NONE
+        return Dropouts(zoneout=self.zoneout, cell_zoneout=self.cell_zoneout)
 
     def replace(self, name: str, value: Any) -> Dropouts:
         return dataclasses.replace(self, **{name: value})
@@ -80,21 +85,42 @@ class Dropouts:
 NONE = Dropouts()
 
 
-class StateOptions(TypedDict, total=False):
-    """The arguments of a cell, whose dropouts act on states."""
+class RNNCellOptions(TypedDict, total=False):
+    """The arguments of a cell, whose dropouts act on what its recurrence makes."""
 
     hidden_dropout: float
     recurrent_dropout: float
     zoneout: float
 
 
-class LayerOptions(StateOptions, total=False):
-    """The arguments of a layer."""
+class GRUCellOptions(RNNCellOptions, total=False):
+    candidate_dropout: float
+
+
+class LSTMCellOptions(GRUCellOptions, total=False):
+    cell_dropout: float
+    cell_zoneout: float
+
+
+class AroundOptions(TypedDict, total=False):
+    """What every layer has besides."""
 
     input_dropout: float
     output_dropout: float
     weight_dropout: float
     mask_scope: MaskScope | Mapping[str, MaskScope]
+
+
+class RNNOptions(RNNCellOptions, AroundOptions, total=False):
+    """The arguments of a layer."""
+
+
+class GRUOptions(GRUCellOptions, AroundOptions, total=False):
+    pass
+
+
+class LSTMOptions(LSTMCellOptions, AroundOptions, total=False):
+    pass
 
 
 def checked_options(function: str, options: Any, allowed: Any) -> Dropouts:
@@ -117,8 +143,8 @@ def dropout_property(name: str) -> Any:
     return property(get, set)
 
 
-class StateAttributes:
-    """What a cell shows of its dropouts."""
+class CellAttributes:
+    """What every cell shows of its dropouts."""
 
     _dropouts: Dropouts
     hidden_dropout = dropout_property("hidden_dropout")
@@ -126,11 +152,24 @@ class StateAttributes:
     zoneout = dropout_property("zoneout")
 
 
-class LayerAttributes(StateAttributes):
-    """What a module of layers shows of its dropouts."""
+class LayerAttributes(CellAttributes):
+    """What every module of layers shows of its dropouts."""
 
     dropout = dropout_property("dropout")
     input_dropout = dropout_property("input_dropout")
     output_dropout = dropout_property("output_dropout")
     weight_dropout = dropout_property("weight_dropout")
     mask_scope = dropout_property("mask_scope")
+
+
+class GRUAttributes:
+    """What a GRU, and its cell, shows besides."""
+
+    candidate_dropout = dropout_property("candidate_dropout")
+
+
+class LSTMAttributes(GRUAttributes):
+    """What an LSTM, and its cell, shows besides."""
+
+    cell_dropout = dropout_property("cell_dropout")
+    cell_zoneout = dropout_property("cell_zoneout")

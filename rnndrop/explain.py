@@ -62,7 +62,7 @@ def _problem(rnn: RNNBase, input: Tensor | PackedSequence) -> Problem:
     else:
         first = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if rnn.batch_first else input
         data, steps = input, Steps(*first.shape[:2])
-    extras = Extras(rnn.training and rnn.zoneout > 0, packed=len(steps.runs) > 1)
+    extras = Extras(rnn._dropouts.inside if rnn.training else (), packed=len(steps.runs) > 1)
     return Problem(data.device, compute_dtype(data), steps.count, steps.batch, rnn.hidden_size, rnn.mode, extras)
 
 

@@ -13,7 +13,7 @@ from . import dispatch
 from .autocast import autocasts, cast
 from .cell import CELLS, Weights, rnn_mode
 from .checks import check_dtype, check_length, check_tensors
-from .dropouts import LayerOptions, check_choice, checked_options
+from .dropouts import RNNOptions, check_choice, checked_options
 from .layer import MaskSource, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from .mask import check_probability, check_seed, stream
 from .ops import tanh_dropout as tanh_dropout_operator
@@ -91,7 +91,7 @@ def rnn_layer(
     direction: int = 0,
     strategy: dispatch.StrategyName = "auto",
     batch_sizes: Sequence[int] | Tensor | None = None,
-    **dropouts: Unpack[LayerOptions],
+    **dropouts: Unpack[RNNOptions],
 ) -> tuple[Tensor, Tensor]:
     r"""One Elman layer in one direction in training, with dropout of every kind.
 
@@ -134,7 +134,7 @@ def rnn_layer(
         TypeError: a seed that is neither an int nor an int64 tensor; an unknown argument.
     """
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-    dropping = checked_options("rnn_layer()", dropouts, LayerOptions)
+    dropping = checked_options("rnn_layer()", dropouts, RNNOptions)
     check_choice("strategy", strategy, dispatch.STRATEGIES)
     stream("hidden", layer, direction)
     weights = Weights(w_ih, w_hh, b_ih, b_hh)
@@ -145,7 +145,7 @@ def rnn_layer(
     check_dtype("rnn_layer", input)
     if seed is not None:
         check_seed(seed, steps.batch)
-    runs = resolved(strategy, input, steps, h_0.shape[1], cell, "zoneout" in dropping.inside)
+    runs = resolved(strategy, input, steps, h_0.shape[1], cell, dropping.inside)
     if not dropping.any(1):
         output, last = recurrent_layer(input, [h_0], weights, dropping, None, steps, cell, runs)
         return output, last[0]

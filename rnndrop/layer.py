@@ -12,7 +12,8 @@ from torch import Tensor
 from . import dispatch, one_step, reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
-from .mask import Mask, by_element, check_seed, factor, scale, share, stream, unpacked
+from .kinds import ZONEOUTS
+from .mask import Mask, by_element, check_seed, columns_of, factor, scale, share, stream, unpacked
 from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
 from .ops.eager import computes_now, in_transform
@@ -54,7 +55,7 @@ class MaskSource(NamedTuple):
     def _mask(self, kind: str, dropouts: Dropouts, scope: str, rows: int, columns: int) -> Mask:
         p, where = dropouts.rate(kind), stream(kind, self.layer, self.direction)
         keep = sequence_mask(self.seed, columns, p, where, self.form, scope, self.steps, self.order, rows)
-        return Mask(keep, 1.0 if kind == "zoneout" else scale(p))
+        return Mask(keep, 1.0 if kind in ZONEOUTS else scale(p))
 
     def of_weight(self, dropouts: Dropouts, rows: int, columns: int) -> Mask:
         """The mask of W_hh (rows, columns), the same for all sequences: with a seed for each, that of the first."""
@@ -84,13 +85,12 @@ def recurrent_layer(
     Returns:
         The output (T, B, H) or (N, H), and the states at the end (B, H).
     """
-    columns = states[0].shape[1]
     if strategy == "one step":
         new = recurrent_step(input.flatten(0, -2), states, weights, dropouts, masks, cell)
-        return new[0].view(*input.shape[:-1], columns), [new[0].clone(), *new[1:]]
-    made = _inside(dropouts, masks, input, columns)
-    if strategy == "reference" and computes_now(input):
-        return reference.layer(input, states, weights, by_element(made, columns), steps, cell)
+        return new[0].view(*input.shape[:-1], new[0].shape[-1]), [new[0].clone(), *new[1:]]
+    made = _inside(dropouts, masks, input, states)
+    if weights.w_hr is not None or (strategy == "reference" and computes_now(input)):
+        return reference.layer(input, states, weights, by_element(made, states), steps, cell)
     return layer_operator.layer(input, states, weights, made, steps, cell, strategy)
 
 
@@ -113,7 +113,7 @@ def both_directions(
         The output (T, B, 2*H) or (N, 2*H), and the states at the end (2, B, H).
     """
     each = [None if masks is None else masks._replace(direction=direction) for direction in (0, 1)]
-    forwards, backwards = (_inside(dropouts, one, input, states[0].shape[-1]) for one in each)
+    forwards, backwards = (_inside(dropouts, one, input, states) for one in each)
     made = {kind: Mask(torch.stack([mask.keep, backwards[kind].keep]), mask.scale) for kind, mask in forwards.items()}
     return layer_operator.layer(input, states, Weights.of_both(*weights), made, steps, cell, strategy)
 
@@ -122,28 +122,28 @@ def recurrent_step(
     x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource | None, cell: Cell
 ) -> Sequence[Tensor]:
     """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each. `masks` as in recurrent_layer."""
-    batch, columns = states[0].shape
     if in_transform():  # which has no batched form of PyTorch's cells
-        kept = by_element(_inside(dropouts, masks, x, columns), columns)
+        kept = by_element(_inside(dropouts, masks, x, states), states)
         return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
     factors: dict[str, Tensor] = {}
-    zoneout = _expectation(x, dropouts.zoneout) if masks is None and dropouts.zoneout else None
-    if masks is not None:
-        dtype = one_step.factor_dtype(x)
-        for kind in dropouts.inside:
-            if kind == "zoneout":
-                zoneout = unpacked(masks.inside(kind, dropouts, batch, columns), columns)
-            else:
-                factors[kind] = masks.factor(kind, dropouts, batch, columns, dtype)
-    return one_step.STEP[cell.mode](x, tuple(states), weights, factors, zoneout, cell.mode)
+    zoneouts: dict[str, Mask] = {}
+    for kind in dropouts.inside:
+        columns, batch = columns_of(kind, states), x.shape[0]
+        if masks is None:
+            zoneouts[kind] = _expectation(x, dropouts.rate(kind))
+        elif kind in ZONEOUTS:
+            zoneouts[kind] = unpacked(masks.inside(kind, dropouts, batch, columns), columns)
+        else:
+            factors[kind] = masks.factor(kind, dropouts, batch, columns, one_step.factor_dtype(x))
+    return one_step.STEP[cell.mode](x, tuple(states), weights, factors, zoneouts, cell.mode)
 
 
-def _inside(dropouts: Dropouts, masks: MaskSource | None, input: Tensor, columns: int) -> dict[str, Mask]:
-    """The masks inside the recurrence, by kind."""
+def _inside(dropouts: Dropouts, masks: MaskSource | None, input: Tensor, states: Sequence[Tensor]) -> dict[str, Mask]:
+    """The masks inside the recurrence, by kind; without a source, in evaluation, only zoneout is left."""
     if masks is None:
-        return {"zoneout": _expectation(input, dropouts.zoneout)} if dropouts.zoneout else {}
+        return {kind: _expectation(input, dropouts.rate(kind)) for kind in dropouts.inside}
     rows = math.prod(input.shape[:-1])
-    return {kind: masks.inside(kind, dropouts, rows, columns) for kind in dropouts.inside}
+    return {kind: masks.inside(kind, dropouts, rows, columns_of(kind, states)) for kind in dropouts.inside}
 
 
 def _expectation(like: Tensor, zoneout: float) -> Mask:
@@ -151,25 +151,25 @@ def _expectation(like: Tensor, zoneout: float) -> Mask:
     return Mask(like.new_empty((0, 1), dtype=torch.int8), share(zoneout))
 
 
-def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell, zoneout: bool) -> str:
+def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell, drawn: tuple[str, ...]) -> str:
     """The strategy that runs; "auto" stays "auto" while a graph is traced, where there are no numbers to compute with.
 
     Args:
-        zoneout: whether it has a mask, which its expectation in evaluation has not.
+        drawn: the kinds inside the recurrence that have a mask, which zoneout's expectation in evaluation has not.
 
     Raises:
         ValueError: one asked for by name that cannot run, with the reason.
     """
     if not computes_now(input):
         return strategy
-    return dispatch.choose(strategy, layer_operator.problem(input, steps, columns, cell, zoneout)).strategy
+    return dispatch.choose(strategy, layer_operator.problem(input, steps, columns, cell, drawn)).strategy
 
 
-def takes_both_directions(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell, zoneout: bool) -> bool:
+def takes_both_directions(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell, drawn: tuple[str, ...]) -> bool:
     """Whether the strategy that `resolved` returned can run :func:`both_directions` of a layer."""
     if strategy not in dispatch.KERNELS:  # "auto" while a graph is traced
         return False
-    return dispatch.takes_both_directions(strategy, layer_operator.problem(input, steps, columns, cell, zoneout))
+    return dispatch.takes_both_directions(strategy, layer_operator.problem(input, steps, columns, cell, drawn))
 
 
 def outside_dropout(x: Tensor, kind: str, dropouts: Dropouts, masks: MaskSource, directions: int = 1) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -136,9 +136,16 @@ def unpacked(mask: Mask, columns: int) -> Mask:
     return Mask((mask.keep.unsqueeze(-1) >> bit & 1).bool().flatten(-2).narrow(-1, 0, columns), mask.scale)
 
 
-def by_element(masks: Mapping[str, Mask], columns: int) -> dict[str, Mask]:
-    """The masks of all kinds as the plain loop takes them, an element each."""
-    return {kind: unpacked(mask, columns) for kind, mask in masks.items()}
+def columns_of(kind: str, states: Sequence[Tensor]) -> int:
+    """The width of a mask inside the recurrence of these states."""
+    state = KINDS[kind].state
+    assert state is not None
+    return states[state].shape[-1]
+
+
+def by_element(masks: Mapping[str, Mask], states: Sequence[Tensor]) -> dict[str, Mask]:
+    """The masks of all kinds as the plain loop of these states takes them, an element each."""
+    return {kind: unpacked(mask, columns_of(kind, states)) for kind, mask in masks.items()}
 
 
 def dropout_mask(
@@ -162,7 +169,7 @@ def dropout_mask(
         layer: number of the layer, from 0; of ``"input"`` 0.
         direction: 0 forward, 1 reverse; of ``"input"`` 0, since both share it.
         kind: ``"hidden"``, ``"recurrent"``, ``"between"`` (layers, the number of the one below), ``"input"``, ``"output"`` (the
-            number of the last layer), ``"weight"`` or ``"zoneout"``.
+            number of the last layer), ``"weight"``, ``"zoneout"``, ``"cell"``, ``"cell_zoneout"`` or ``"candidate"``.
 
     Returns:
         A tensor of shape (rows, columns) in PyTorch's default dtype: 0 where dropped, ``1/(1-p)`` where kept. Zoneout

@@ -48,7 +48,39 @@ def rnn_step(x: Tensor, states: States, weights: Weights, masks: Masks, activati
     return (zone(states[0], dropout(a, masks.get("hidden"), activation), masks.get("zoneout")),)
 
 
-STEP = {"RNN_TANH": rnn_step, "RNN_RELU": rnn_step}
+def gru_step(x: Tensor, states: States, weights: Weights, masks: Masks, activation: str) -> States:
+    """r and z = sigmoid(...), n = tanh(W_in x_t + b_in + r * (W_hn (r' * h_{t-1}) + b_hn)), r' the recurrent mask;
+    h_t = zone(h_{t-1}, m * ((1 - z) * (u * n) + z * h_{t-1}))."""
+    (h,) = states
+    of_x = torch.nn.functional.linear(x, weights.w_ih, weights.b_ih).chunk(3, -1)
+    of_h = torch.nn.functional.linear(dropout(h, masks.get("recurrent")), weights.w_hh, weights.b_hh).chunk(3, -1)
+    r, z = torch.sigmoid(of_x[0] + of_h[0]), torch.sigmoid(of_x[1] + of_h[1])
+    candidate = dropout(of_x[2] + r * of_h[2], masks.get("candidate"), activation)
+    made = (1 - z) * candidate + z * h
+    return (zone(h, dropout(made, masks.get("hidden")), masks.get("zoneout")),)
+
+
+def lstm_step(x: Tensor, states: States, weights: Weights, masks: Masks, activation: str) -> States:
+    """i, f and o = sigmoid(...), c' = d * (f * c_{t-1} + i * (u * tanh(g)));
+    h_t = zone(h_{t-1}, m * o * tanh(c')), of a projection m * W_hr (o * tanh(c')); c_t = zone_c(c_{t-1}, c')."""
+    h, c = states
+    of_x = torch.nn.functional.linear(x, weights.w_ih, weights.b_ih)
+    of_h = torch.nn.functional.linear(dropout(h, masks.get("recurrent")), weights.w_hh, weights.b_hh)
+    i, f, g, o = (of_x + of_h).chunk(4, -1)
+    candidate = dropout(g, masks.get("candidate"), activation)
+    new = dropout(torch.sigmoid(f) * c + torch.sigmoid(i) * candidate, masks.get("cell"))
+    made = torch.sigmoid(o) * ACTIVATIONS[activation](new)
+    if weights.w_hr is not None:
+        made = torch.nn.functional.linear(made, weights.w_hr)
+    return zone(h, dropout(made, masks.get("hidden")), masks.get("zoneout")), zone(c, new, masks.get("cell_zoneout"))
+
+
+STEP: dict[str, Callable[[Tensor, States, Weights, Masks, str], States]] = {
+    "RNN_TANH": rnn_step,
+    "RNN_RELU": rnn_step,
+    "GRU": gru_step,
+    "LSTM": lstm_step,
+}
 
 
 def layer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ Masks = Mapping[str, Mask]  # by kind; what is not dropped is not there
 
 
 class Result(NamedTuple):
-    """Of a forward pass: the output (T, B, H) or (N, H), the states at the end (B, H), and what else backward needs."""
+    """Of a forward pass: the output (T, B, H) or (N, H), the states at the end (B, H), and what else backward needs, as
+    `Cell.saved` says: (N, ...) each, of the output's dtype."""
 
     output: Tensor
     states: list[Tensor]
@@ -63,26 +64,28 @@ class Layer(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which gradients are asked for; `bias` of both."""
+    """Which gradients are asked for."""
 
     input: bool
     w_ih: bool
     w_hh: bool
-    bias: bool
+    b_ih: bool
+    b_hh: bool
 
 
 class Gradients(NamedTuple):
-    """``None`` where not asked for. `bias` is that of each of the two."""
+    """``None`` where not asked for. No two share memory."""
 
     input: Tensor | None
     w_ih: Tensor | None
     w_hh: Tensor | None
-    bias: Tensor | None
+    b_ih: Tensor | None
+    b_hh: Tensor | None
     states: list[Tensor]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Gradients:
-        input, w_ih, w_hh, bias = (None if gradient is None else function(gradient) for gradient in self[:4])
-        return Gradients(input, w_ih, w_hh, bias, [function(state) for state in self.states])
+        input, w_ih, w_hh, b_ih, b_hh = (None if gradient is None else function(gradient) for gradient in self[:5])
+        return Gradients(input, w_ih, w_hh, b_ih, b_hh, [function(state) for state in self.states])
 
 
 class Backend(ABC):
@@ -116,11 +119,12 @@ class GateBackend(Backend):
     def gate_gradients(
         self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
-        """The gradients of the gates' pre-activations (N, G*H) and of the states at the beginning (B, H)."""
+        """The gradients of the gates' pre-activations, (N, C*H) in the cell's `columns`, and of the states at the beginning
+        (B, H)."""
 
     @abstractmethod
     def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
-        """The gradient of W_hh from that of the gates (N, G*H) where the mask drops what enters it, without its scale."""
+        """The gradient of W_hh from that of its gates (N, G*H) where the mask drops what enters it, without its scale."""
 
     def backward(
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
@@ -128,12 +132,15 @@ class GateBackend(Backend):
         if grad_output is None:
             grad_output = layer.output.new_zeros(()).expand_as(layer.output)
         gates, states = self.gate_gradients(layer, grad_output, grad_states)
-        x = layer.input.reshape(-1, layer.input.shape[-1])
+        x, rows = layer.input.reshape(-1, layer.input.shape[-1]), layer.weights.w_ih.shape[0]
+        of_w_ih, of_w_hh = gates[:, -rows:], gates[:, :rows]
+        bias = gates.sum(0) if needs.b_ih or needs.b_hh else None
         return Gradients(
-            (gates @ layer.weights.w_ih).view(layer.input.shape) if needs.input else None,
-            gates.t() @ x if needs.w_ih else None,
-            self._grad_w_hh(layer, gates) if needs.w_hh else None,
-            gates.sum(0) if needs.bias else None,
+            (of_w_ih @ layer.weights.w_ih).view(layer.input.shape) if needs.input else None,
+            of_w_ih.t() @ x if needs.w_ih else None,
+            _in_order(self._grad_w_hh(layer, of_w_hh), layer) if needs.w_hh else None,
+            bias[-rows:].clone() if bias is not None and needs.b_ih else None,
+            _in_order(bias[:rows], layer).clone() if bias is not None and needs.b_hh else None,
             states,
         )
 
@@ -148,6 +155,17 @@ class GateBackend(Backend):
             return gates.t() @ layer.steps.before(layer.rows, layer.states[0])
         (later, earlier), (first, initial) = ((gates[rows], entered) for rows, entered in entering(layer))
         return (later.t() @ earlier).addmm_(first.t(), initial)
+
+
+def _in_order(x: Tensor, layer: Layer) -> Tensor:
+    """x, a row for each of W_hh's in the order of gates, in that of W_hh itself."""
+    return x.roll(-layer.weights.w_hh.shape[-1], 0) if layer.cell.columns > layer.cell.gates else x
+
+
+def filled(values: Sequence[Any], flags: Sequence[bool], new: Sequence[Tensor]) -> list[Any]:
+    """The values, the flagged ones replaced by the new ones."""
+    replaced = iter(new)
+    return [next(replaced) if flag else value for value, flag in zip(values, flags, strict=True)]
 
 
 def entering(layer: Layer) -> list[tuple[slice, Tensor]]:

@@ -11,34 +11,26 @@ from .. import reference
 from ..cell import Cell, Weights
 from ..mask import Mask, by_element, unpacked
 from ..steps import Steps
-from .base import Backend, Gradients, Layer, Masks, Needs, Result
+from .base import Backend, Gradients, Layer, Masks, Needs, Result, filled
 
 
 class Reference(Backend):
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
-        output, last = reference.layer(input, states, weights, by_element(masks, states[0].shape[-1]), steps, cell)
-        return Result(output, [state.clone() for state in last], [])
+        output, last = reference.layer(input, states, weights, by_element(masks, states), steps, cell)
+        rows, columns = output.shape[:-1].numel(), states[0].shape[-1]
+        return Result(output, [state.clone() for state in last], [output.new_empty(rows, k * columns) for k in cell.saved])
 
     def backward(
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
     ) -> Gradients:
         """Runs the loop again: it has saved nothing but its output."""
-        bias = layer.weights.bias
-        leaves = [layer.input, *layer.weights[:2], *layer.states, *([] if bias is None else [bias])]
-        masks, last = by_element(layer.masks, layer.states[0].shape[-1]), 3 + len(layer.states)
-
-        def run(*leaves: Tensor) -> list[Tensor]:
-            input, w_ih, w_hh, *states = leaves[:last]
-            weights = Weights(w_ih, w_hh, None, None if bias is None else leaves[last])
-            output, states_n = reference.layer(input, states, weights, masks, layer.steps, layer.cell)
-            return [y for y, g in zip((output, *states_n), (grad_output, *grad_states), strict=True) if g is not None]
-
-        # Autograd is off inside an operator, torch.func is not.
-        pull = torch.func.vjp(run, *leaves)[1]
-        grads = [gradient.clone() for gradient in pull([g for g in (grad_output, *grad_states) if g is not None])]
-        return Gradients(grads[0], grads[1], grads[2], None if bias is None else grads[last], grads[3:last])
+        given = layer.input, *layer.weights[:4]
+        flags = [needed and x is not None for needed, x in zip(needs, given, strict=True)] + [True] * len(layer.states)
+        found = filled([None] * len(flags), flags, [x.clone() for x in gradients(layer, [grad_output, *grad_states], flags)])
+        input, w_ih, w_hh, b_ih, b_hh, *states = found
+        return Gradients(input, w_ih, w_hh, b_ih, b_hh, states)
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
         return reference.dropout(x, unpacked(mask, x.shape[1]))
@@ -48,3 +40,20 @@ class Reference(Backend):
 
     def tanh_dropout_backward(self, grad_y: Tensor, y: Tensor, mask: Mask) -> Tensor:
         return reference.tanh_dropout_gradient(grad_y, y, unpacked(mask, y.shape[1]))
+
+
+def gradients(layer: Layer, grads: Sequence[Tensor | None], flags: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Those that the flags ask for, of input, w_ih, w_hh, b_ih, b_hh and the states, from those of the output and of the states
+    at the end, by the plain loop, to be differentiated as often as one likes."""
+    leaves = [layer.input, *layer.weights[:4], *layer.states]
+    masks = by_element(layer.masks, layer.states)
+
+    def run(*needed: Tensor) -> tuple[Tensor, ...]:
+        input, w_ih, w_hh, b_ih, b_hh, *states = filled(leaves, flags, needed)
+        weights = Weights(w_ih, w_hh, b_ih, b_hh)
+        output, last = reference.layer(input, states, weights, masks, layer.steps, layer.cell)
+        return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
+
+    # Autograd is off inside an operator, torch.func is not.
+    pull = torch.func.vjp(run, *[leaf for leaf, needed in zip(leaves, flags, strict=True) if needed])[1]
+    return pull(tuple(g for g in grads if g is not None))

@@ -38,7 +38,7 @@ Self = TypeVar("Self", bound="RNNBase")
 class RNNBase(LayerAttributes, nn.Module):
     """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
 
-    proj_size = 0  # what flatten_parameters of nn.RNNBase reads
+    proj_size = 0  # units of a projected state, 0 where it is not projected
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class RNNBase(LayerAttributes, nn.Module):
         device: Any,
         dtype: torch.dtype | None,
         dropouts: Dropouts,
+        proj_size: int = 0,
     ) -> None:
         super().__init__()
         _check_arguments(input_size, hidden_size, num_layers, bias, batch_first)
@@ -62,6 +63,8 @@ class RNNBase(LayerAttributes, nn.Module):
         self.bias = bias
         self.batch_first = batch_first
         self.bidirectional = bidirectional
+        if proj_size:
+            self.proj_size = proj_size
         self._dropouts = dropouts
         if self.dropout > 0 and num_layers == 1:
             warnings.warn(
@@ -69,11 +72,11 @@ class RNNBase(LayerAttributes, nn.Module):
                 f"num_layers greater than 1, but got dropout={self.dropout} and num_layers={num_layers}",
                 stacklevel=3,
             )
-        self._weight_names = _weight_names(num_layers, bidirectional, bias)
-        rows = self.cell.gates * hidden_size
+        self._weight_names = _weight_names(num_layers, bidirectional, bias, proj_size > 0)
+        rows, output = self.cell.gates * hidden_size, self._state_sizes[0]
         for number, names in enumerate(self._weight_names):
-            shapes = [(rows, self._width(number // self.num_directions)), (rows, hidden_size), (rows,), (rows,)]
-            for name, shape in zip(names, shapes, strict=False):
+            shapes = [(rows, self._width(number // self.num_directions)), (rows, output), *[(rows,)] * 2 * bias]
+            for name, shape in zip(names, [*shapes, (proj_size, hidden_size)], strict=False):
                 setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.flatten_parameters()
         self.reset_parameters()
@@ -92,7 +95,12 @@ class RNNBase(LayerAttributes, nn.Module):
 
     def _width(self, layer: int) -> int:
         """The features of a layer's input."""
-        return self.hidden_size * self.num_directions if layer else self.input_size
+        return self._state_sizes[0] * self.num_directions if layer else self.input_size
+
+    @property
+    def _state_sizes(self) -> list[int]:
+        """The units of each state."""
+        return [self.proj_size or self.hidden_size, self.hidden_size][: len(self.cell.states)]
 
     def reset_parameters(self) -> None:
         reset_parameters(self)
@@ -128,86 +136,103 @@ class RNNBase(LayerAttributes, nn.Module):
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        if isinstance(input, PackedSequence):
-            if hx is not None and input.sorted_indices is not None:
-                hx = hx.index_select(1, input.sorted_indices)
-            output, h_n = self._run(input.data, hx, seed, input.batch_sizes, input.sorted_indices)
-            if input.unsorted_indices is not None:
-                h_n = h_n.index_select(1, input.unsorted_indices)
-            return PackedSequence(output, input.batch_sizes, input.sorted_indices, input.unsorted_indices), h_n
-        if input.dim() not in (2, 3):
-            raise ValueError(f"RNN: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
-        if hx is not None and hx.dim() != input.dim():
-            kind = "unbatched" if input.dim() == 2 else "batched"
-            raise RuntimeError(
-                f"For {kind} {input.dim()}-D input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor"
-            )
-        if input.dim() == 3:
-            return self._run(input, hx, seed)
-        batch_dim = 0 if self.batch_first else 1
-        output, h_n = self._run(input.unsqueeze(batch_dim), None if hx is None else hx.unsqueeze(1), seed)
-        return output.squeeze(batch_dim), h_n.squeeze(1)
+        output, (h_n,) = self._run(input, None if hx is None else [hx], seed)
+        return output, h_n
 
     if TYPE_CHECKING:
         __call__ = forward  # whose result nn.Module calls Any
 
     def _run(
+        self, input: Tensor | PackedSequence, states: Sequence[Tensor] | None, seed: int | Tensor | None
+    ) -> tuple[Any, Sequence[Tensor]]:
+        """The output and the states at the end (L*D, B, units), or without B, of what `forward` was given."""
+        if isinstance(input, PackedSequence):
+            order, back = input.sorted_indices, input.unsorted_indices
+            if states is not None and order is not None:
+                states = [state.index_select(1, order) for state in states]
+            output, ends = self._run_batch(input.data, states, seed, input.batch_sizes, order)
+            if back is not None:
+                ends = [state.index_select(1, back) for state in ends]
+            return PackedSequence(output, input.batch_sizes, order, back), ends
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{self.cell.name}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+        if states is not None and any(state.dim() != input.dim() for state in states):
+            kind, dims = "unbatched" if input.dim() == 2 else "batched", ", ".join(f"{state.dim()}-D" for state in states)
+            names, got = ("hx", f"{dims} tensor") if len(states) == 1 else ("hx and cx", f"({dims}) tensors")
+            raise RuntimeError(f"For {kind} {input.dim()}-D input, {names} should also be {input.dim()}-D but got {got}")
+        if input.dim() == 3:
+            return self._run_batch(input, states, seed)
+        batch_dim = 0 if self.batch_first else 1
+        states = None if states is None else [state.unsqueeze(1) for state in states]
+        output, ends = self._run_batch(input.unsqueeze(batch_dim), states, seed)
+        return output.squeeze(batch_dim), [state.squeeze(1) for state in ends]
+
+    def _run_batch(
         self,
         input: Tensor,
-        hx: Tensor | None,
+        states: Sequence[Tensor] | None,
         seed: int | Tensor | None,
         batch_sizes: Tensor | None = None,
         order: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """(output, h_n) of a batched input, or of packed data, the b-th of which is sequence order[b] of the user's batch."""
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Likewise of a batched input, or of packed data, the b-th of which is sequence order[b] of the user's batch."""
         self._check_input(input, batch_sizes)
         batch = int(batch_sizes[0]) if batch_sizes is not None else input.size(0 if self.batch_first else 1)
-        expected = (self.num_layers * self.num_directions, batch, self.hidden_size)
-        if hx is None:
-            hx = torch.zeros(expected, dtype=input.dtype, device=input.device)
-        elif hx.size() != expected:
-            raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.size())}")
-        elif hx.dtype != input.dtype and not autocasts(input.device.type):
-            raise RuntimeError(f"expected input and hx to have the same dtype, got {input.dtype} and {hx.dtype}")
+        states = self._initial(input, states, batch)
         if seed is not None:
             check_seed(seed, batch)
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
         if not dropouts.any(self.num_layers) and not is_mapping():
-            return self._torch_layers(input, hx, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
+            return self._torch_layers(input, states, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
-        output, h_n = self._with_dropout(x, hx, dropouts, seed, batch, batch_sizes, order)
-        return output.transpose(0, 1) if batch_first else output, h_n
+        output, ends = self._with_dropout(x, states, dropouts, seed, batch, batch_sizes, order)
+        return output.transpose(0, 1) if batch_first else output, ends
+
+    def _initial(self, input: Tensor, states: Sequence[Tensor] | None, batch: int) -> Sequence[Tensor]:
+        """The states at the beginning, those given or zeros. RuntimeError where one does not fit."""
+        shapes = [(self.num_layers * self.num_directions, batch, units) for units in self._state_sizes]
+        if states is None:
+            return [torch.zeros(shape, dtype=input.dtype, device=input.device) for shape in shapes]
+        for number, (state, shape) in enumerate(zip(states, shapes, strict=True)):
+            name, end = ("hx", "") if len(shapes) == 1 else (("hx", "cx")[number], f"[{number}]")
+            if state.size() != shape:
+                raise RuntimeError(f"Expected hidden{end} size {shape}, got {list(state.size())}")
+            if state.dtype != input.dtype and not autocasts(input.device.type):
+                raise RuntimeError(f"expected input and {name} to have the same dtype, got {input.dtype} and {state.dtype}")
+        return states
 
     def _with_dropout(
         self,
         x: Tensor,
-        hx: Tensor,
+        states: Sequence[Tensor],
         dropouts: Dropouts,
         seed: int | Tensor | None,
         batch: int,
         batch_sizes: Tensor | None,
         order: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         check_length(x.shape[0])
         if batch_sizes is not None and not torch.compiler.is_compiling():
             checked_batch_sizes(batch_sizes, x.shape[0])
             if order is not None:
                 check_order(order, batch)
         steps = Steps.of(x, batch, batch_sizes)
-        x, hx, layers = self._cast_and_checked(x, hx, batch)
-        inside = dropouts.inside or is_mapping()
-        zoneout = self.training and dropouts.zoneout > 0
-        strategy = resolved("auto", x, steps, self.hidden_size, self.cell, zoneout) if inside else "torch"
+        x, states, layers = self._cast_and_checked(x, states, batch)
+        drawn = dropouts.inside if self.training else ()
+        strategy = "torch"
+        if dropouts.inside or is_mapping():
+            runs = "reference" if self.proj_size else "auto"
+            strategy = resolved(runs, x, steps, self.hidden_size, self.cell, drawn)
         masks = None
         if self.training and dropouts.any(self.num_layers):  # the seed is drawn after all that can be wrong
             seed = seed_tensor(seed, x.device, batch)
             masks = MaskSource(seed, steps, mask_form("auto", x.device), order=order)
             x, layers = self._dropped_before(x, layers, dropouts, masks)
-        x, h_n = self._layers(x, hx, layers, dropouts, masks, steps, strategy)
+        x, states = self._layers(x, states, layers, dropouts, masks, steps, strategy)
         if masks is not None and dropouts.output_dropout:
             x = outside_dropout(x, "output", dropouts, masks._replace(layer=self.num_layers - 1), self.num_directions)
-        return x, h_n
+        return x, states
 
     def _dropped_before(
         self, x: Tensor, layers: list[list[Weights]], dropouts: Dropouts, masks: MaskSource
@@ -225,34 +250,32 @@ class RNNBase(LayerAttributes, nn.Module):
     def _layers(
         self,
         x: Tensor,
-        hx: Tensor,
+        states: Sequence[Tensor],
         layers: list[list[Weights]],
         dropouts: Dropouts,
         masks: MaskSource | None,
         steps: Steps,
         strategy: str,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """All layers, with the dropouts inside and between them; PyTorch's own where `strategy` is "torch"."""
         if strategy == "torch" and not dropouts.dropout:
-            return self._torch_layers_of(layers, x, hx, steps)
-        both, states = (steps, steps.backwards())[: self.num_directions], []
-        zoneout = masks is not None and dropouts.zoneout > 0
-        at_once = self.bidirectional and takes_both_directions(strategy, x, steps, self.hidden_size, self.cell, zoneout)
+            return self._torch_layers_of(layers, x, states, steps)
+        drawn = () if masks is None else dropouts.inside
+        at_once = self.bidirectional and takes_both_directions(strategy, x, steps, self.hidden_size, self.cell, drawn)
+        ends: list[Sequence[Tensor]] = []
         for number, weights in enumerate(layers):
             if masks is not None and number and dropouts.dropout:
                 x = outside_dropout(x, "between", dropouts, masks._replace(layer=number - 1), self.num_directions)
-            initial = hx.narrow(0, number * self.num_directions, self.num_directions)
+            initial = [state.narrow(0, number * self.num_directions, self.num_directions) for state in states]
+            numbered = None if masks is None else masks._replace(layer=number)
             if strategy == "torch":
                 x, last = self._torch_layers_of([weights], x, initial, steps)
-                states.append(last)
-                continue
-            numbered = None if masks is None else masks._replace(layer=number)
-            if at_once:
-                x, (last,) = both_directions(x, [initial], weights, dropouts, numbered, steps, self.cell, strategy)
+            elif at_once:
+                x, last = both_directions(x, initial, weights, dropouts, numbered, steps, self.cell, strategy)
             else:
-                x, last = self._layer(x, initial.unbind(0), weights, dropouts, numbered, both, strategy)
-            states.append(last)
-        return x, states[0] if len(states) == 1 else torch.cat(states)
+                x, last = self._layer(x, initial, weights, dropouts, numbered, steps, strategy)
+            ends.append(last)
+        return x, ends[0] if len(ends) == 1 else [torch.cat(every) for every in zip(*ends, strict=True)]
 
     def _layer(
         self,
@@ -261,54 +284,56 @@ class RNNBase(LayerAttributes, nn.Module):
         weights: Sequence[Weights],
         dropouts: Dropouts,
         masks: MaskSource | None,
-        both: Sequence[Steps],
+        steps: Steps,
         strategy: str,
-    ) -> tuple[Tensor, Tensor]:
-        """The output of one layer, and the last states (D, B, H) of its directions."""
-        outputs, states = [], []
-        for direction, steps in enumerate(both):
-            one = None if masks is None else masks._replace(direction=direction)
-            output, last = recurrent_layer(
-                x, [initial[direction]], weights[direction], dropouts, one, steps, self.cell, strategy
-            )
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The output of one layer, and the last states (D, B, units) of its directions."""
+        outputs, ends = [], []
+        for direction, states in enumerate(zip(*[state.unbind(0) for state in initial], strict=True)):
+            one = steps.backwards() if direction else steps
+            source = None if masks is None else masks._replace(direction=direction)
+            output, last = recurrent_layer(x, states, weights[direction], dropouts, source, one, self.cell, strategy)
             outputs.append(output)
-            states.append(last[0])
+            ends.append(last)
         if len(outputs) == 1:
-            return outputs[0], states[0].unsqueeze(0)
-        return torch.cat(outputs, -1), torch.stack(states)
+            return outputs[0], [state.unsqueeze(0) for state in ends[0]]
+        return torch.cat(outputs, -1), [torch.stack(pair) for pair in zip(*ends, strict=True)]
 
     def _torch_layers_of(
-        self, layers: Sequence[Sequence[Weights]], x: Tensor, hx: Tensor, steps: Steps
-    ) -> tuple[Tensor, Tensor]:
+        self, layers: Sequence[Sequence[Weights]], x: Tensor, states: Sequence[Tensor], steps: Steps
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """Some of the layers, with weights that may be others than the module's."""
         weights = [tensor for layer in layers for one in layer for tensor in one if tensor is not None]
         with compacting(x):
-            return self._torch_layers(x, hx, weights, steps.batch_sizes, len(layers))
+            return self._torch_layers(x, states, weights, steps.batch_sizes, len(layers))
 
     def _torch_layers(
         self,
         x: Tensor,
-        hx: Tensor,
+        states: Sequence[Tensor],
         weights: Sequence[Tensor],
         batch_sizes: Tensor | None,
         num_layers: int = 1,
         batch_first: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         return torch_layers(
-            self.mode, x, hx, weights, batch_sizes, self.bias, num_layers, self.training, self.bidirectional, batch_first
+            self.mode, x, states, weights, batch_sizes, self.bias, num_layers, self.training, self.bidirectional, batch_first
         )
 
-    def _cast_and_checked(self, x: Tensor, hx: Tensor, batch: int) -> tuple[Tensor, Tensor, list[list[Weights]]]:
+    def _cast_and_checked(
+        self, x: Tensor, states: Sequence[Tensor], batch: int
+    ) -> tuple[Tensor, Sequence[Tensor], list[list[Weights]]]:
         """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
         # not all_weights: the AttributeError of a property would name the property, not the weight
-        every = [Weights.of([getattr(self, name) for name in names]) for names in self._weight_names]
+        every = [Weights.of([getattr(self, name) for name in names], self.bias) for names in self._weight_names]
         if autocasts(x.device.type):
-            x, hx, every = cast(x), cast(hx), [weights.map(cast) for weights in every]
-        for number, (state, one) in enumerate(zip(hx.unbind(0), every, strict=True)):
-            check_tensors(x, self._width(number // self.num_directions), batch, ["hx"], [state], one, self.cell)
+            x, states, every = cast(x), [cast(state) for state in states], [weights.map(cast) for weights in every]
+        names = ["hx", "cx"][: len(states)]
+        for number, (one, *of_one) in enumerate(zip(every, *[state.unbind(0) for state in states], strict=True)):
+            check_tensors(x, self._width(number // self.num_directions), batch, names, of_one, one, self.cell)
         check_dtype("rnn_layer", x)
         step = self.num_directions
-        return x, hx, [every[i : i + step] for i in range(0, len(every), step)]
+        return x, states, [every[i : i + step] for i in range(0, len(every), step)]
 
     def _check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         dtype = self.weight_ih_l0.dtype
@@ -324,14 +349,14 @@ class RNNBase(LayerAttributes, nn.Module):
             raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}")
 
     def extra_repr(self) -> str:
-        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
         changed = {name: value for name in usual if (value := getattr(self, name)) != usual[name]}
         return extra_repr(self, changed | self._dropouts.changed())
 
 
-def _weight_names(num_layers: int, bidirectional: bool, bias: bool) -> list[list[str]]:
-    """The names of the parameters of each layer and direction, in nn.RNN's order."""
-    kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias
+def _weight_names(num_layers: int, bidirectional: bool, bias: bool, projected: bool) -> list[list[str]]:
+    """The names of the parameters of each layer and direction, in torch.nn's order."""
+    kinds = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bias + ["weight_hr"] * projected
     ends = [f"_l{layer}{end}" for layer in range(num_layers) for end in ("", "_reverse")[: 1 + bidirectional]]
     return [[kind + end for kind in kinds] for end in ends]
 

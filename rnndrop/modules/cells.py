@@ -12,7 +12,7 @@ from ..autocast import autocasts, cast
 from ..cell import CELLS, Weights, rnn_mode
 from ..checks import check_dtype, check_tensors
 from ..dispatch import mask_form
-from ..dropouts import StateAttributes, StateOptions, checked_options
+from ..dropouts import CellAttributes, RNNCellOptions, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
 from ..layer import MaskSource, recurrent_step, seed_tensor
 from ..mask import check_seed
@@ -21,7 +21,7 @@ from .base import extra_repr, reset_parameters
 from .convert import copied
 
 
-class RNNCell(StateAttributes, nn.Module):
+class RNNCell(CellAttributes, nn.Module):
     r"""An Elman RNN cell with tanh or ReLU non-linearity and dropout of its hidden state.
 
     .. math::
@@ -99,14 +99,14 @@ class RNNCell(StateAttributes, nn.Module):
         nonlinearity: Nonlinearity = "tanh",
         device: Any = None,
         dtype: torch.dtype | None = None,
-        **dropouts: Unpack[StateOptions],
+        **dropouts: Unpack[RNNCellOptions],
     ) -> None:
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
         self.nonlinearity = nonlinearity
-        self._dropouts = checked_options("RNNCell.__init__()", dropouts, StateOptions)
+        self._dropouts = checked_options("RNNCell.__init__()", dropouts, RNNCellOptions)
         self.weight_ih = nn.Parameter(torch.empty((hidden_size, input_size), device=device, dtype=dtype))
         self.weight_hh = nn.Parameter(torch.empty((hidden_size, hidden_size), device=device, dtype=dtype))
         for name in ("bias_ih", "bias_hh"):

@@ -9,7 +9,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from ..cell import rnn_mode
-from ..dropouts import LayerOptions, check_choice, checked_options
+from ..dropouts import RNNOptions, check_choice, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
 from .base import RNNBase
 from .convert import copied
@@ -199,13 +199,13 @@ class RNN(RNNBase):
         dtype: torch.dtype | None = None,
         *,
         proj_size: int | None = None,
-        **dropouts: Unpack[LayerOptions],
+        **dropouts: Unpack[RNNOptions],
     ) -> None:
         if proj_size is not None:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
         mode = rnn_mode(nonlinearity)
-        dropping = checked_options("RNN.__init__()", dropouts, LayerOptions).replace("dropout", dropout)
+        dropping = checked_options("RNN.__init__()", dropouts, RNNOptions).replace("dropout", dropout)
         super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropping)
 
     @property

@@ -5,19 +5,21 @@ Both compute on the backend of a strategy. The derivatives of the gradient go th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import dispatch, reference
+from .. import dispatch
 from ..autocast import suspended
-from ..backends.base import Backend, Layer, Masks, Needs
+from ..backends.base import Backend, Layer, Masks, Needs, filled
+from ..backends.reference import gradients
 from ..cell import CELLS, Cell, Weights
 from ..kernels import launch
 from ..kernels.plan import Extras
-from ..mask import Mask, by_element
+from ..mask import Mask
 from ..steps import Steps
 from .eager import Function, computes_now
 
@@ -58,17 +60,17 @@ class Call(NamedTuple):
         return Layer(input, states, weights, self.masks(keeps), self.steps, self.cell, output, saved)
 
 
-def problem(x: Tensor, steps: Steps, hidden_size: int, cell: Cell, zoneout: bool) -> dispatch.Problem:
-    """What has to be run on x. zoneout: by a mask."""
-    extras = Extras(zoneout, packed=len(steps.runs) > 1)
+def problem(x: Tensor, steps: Steps, hidden_size: int, cell: Cell, drawn: tuple[str, ...]) -> dispatch.Problem:
+    """What has to be run on x. drawn: the kinds inside the recurrence that have a mask."""
+    extras = Extras(drawn, packed=len(steps.runs) > 1)
     return dispatch.Problem(x.device, x.dtype, steps.count, steps.batch, hidden_size, cell.mode, extras)
 
 
 def _resolved(strategy: str, x: Tensor, steps: Steps, w_hh: Tensor, cell: Cell, keeps: Sequence[MaybeTensor]) -> str:
     """The strategy that runs, known only when the operator does."""
-    keep = dict(zip(cell.kinds, keeps, strict=True)).get("zoneout")
-    zoneout = keep is not None and not Mask(keep, 1.0).is_expectation
-    return dispatch.choose(strategy, problem(x, steps, w_hh.shape[1], cell, zoneout)).strategy
+    given = zip(cell.kinds, keeps, strict=True)
+    drawn = tuple(kind for kind, keep in given if keep is not None and not Mask(keep, 1.0).is_expectation)
+    return dispatch.choose(strategy, problem(x, steps, w_hh.shape[-1], cell, drawn)).strategy
 
 
 def layer(
@@ -78,12 +80,12 @@ def layer(
     keeps = [masks[kind].keep if kind in masks else None for kind in cell.kinds]
     scales = [masks[kind].scale if kind in masks else 1.0 for kind in cell.kinds]
     if computes_now(input):
-        output, *rest = _Layer.apply(Call.of(scales, steps, cell, strategy), input, *weights, *states, *keeps)
+        output, *rest = _Layer.apply(Call.of(scales, steps, cell, strategy), input, *weights[:4], *states, *keeps)
         return output, rest[: len(cell.states)]
     return _operator(
         input,
         list(states),
-        *weights,
+        *weights[:4],
         keeps,
         scales,
         steps.count,
@@ -102,35 +104,13 @@ def _forward(call: Call, input: Tensor, states: Sequence[Tensor], weights: Weigh
 
 def _backward(layer: Layer, call: Call, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> list[Tensor]:
     """The gradients asked for by `flags`, of input, w_ih, w_hh, b_ih, b_hh and the states."""
-    input, w_ih, w_hh, b_ih, b_hh = flags[:5]
     # Of an expectation the output does not tell what was made: the plain loop makes it again.
     expected = any(mask.is_expectation for mask in layer.masks.values())
     backend = dispatch.backend("reference") if expected else call.backend
     with suspended(layer.input):
-        found = backend.backward(layer, grads[0], grads[1:], Needs(input, w_ih, w_hh, b_ih or b_hh))
-    bias = found.bias.clone() if b_ih and b_hh and found.bias is not None else found.bias
-    every = found.input, found.w_ih, found.w_hh, found.bias, bias, *found.states
+        found = backend.backward(layer, grads[0], grads[1:], Needs(*flags[:5]))
+    every = *found[:5], *found.states
     return [gradient for gradient, needed in zip(every, flags, strict=True) if needed and gradient is not None]
-
-
-def _reference_backward(layer: Layer, grads: Sequence[MaybeTensor], flags: Sequence[bool]) -> tuple[Tensor, ...]:
-    """Likewise, by the plain loop."""
-    leaves = [layer.input, *layer.weights, *layer.states]
-    masks = by_element(layer.masks, layer.states[0].shape[-1])
-
-    def run(*needed: Tensor) -> tuple[Tensor, ...]:
-        input, w_ih, w_hh, b_ih, b_hh, *states = _filled(leaves, flags, needed)
-        output, last = reference.layer(input, states, Weights(w_ih, w_hh, b_ih, b_hh), masks, layer.steps, layer.cell)
-        return tuple(y for y, g in zip((output, *last), grads, strict=True) if g is not None)
-
-    pull = torch.func.vjp(run, *[leaf for leaf, needed in zip(leaves, flags, strict=True) if needed])[1]
-    return pull(tuple(g for g in grads if g is not None))
-
-
-def _filled(values: Sequence[Any], flags: Sequence[bool], new: Sequence[Tensor]) -> list[Any]:
-    """The values, the flagged ones replaced by the new ones."""
-    replaced = iter(new)
-    return [next(replaced) if flag else value for value, flag in zip(values, flags, strict=True)]
 
 
 # Eager mode.
@@ -171,7 +151,7 @@ class _Layer(Function):
             found = _LayerBackward.apply(call, flags, *grads, *row)
         else:
             found = _backward(call.layer(row), call, grads, flags)
-        return None, *_filled([None] * len(flags), flags, found), *[None] * (len(ctx.needs_input_grad) - given)
+        return None, *filled([None] * len(flags), flags, found), *[None] * (len(ctx.needs_input_grad) - given)
 
 
 class _LayerBackward(Function):
@@ -192,14 +172,14 @@ class _LayerBackward(Function):
         call, tensors, states = ctx.call, ctx.saved_tensors, 1 + len(ctx.call.cell.states)
         asked = [needed and i < states + 4 + states for i, needed in enumerate(ctx.needs_input_grad[2:])]
 
-        def gradients(*needed: Tensor) -> tuple[Tensor, ...]:
-            filled = _filled(tensors, asked, needed)
-            return _reference_backward(call.layer(filled[states:]), filled[:states], ctx.flags)
+        def found_before(*needed: Tensor) -> tuple[Tensor, ...]:
+            every = filled(tensors, asked, needed)
+            return gradients(call.layer(every[states:]), every[:states], ctx.flags)
 
         with suspended(tensors[states]):
-            pull = torch.func.vjp(gradients, *[x for x, needed in zip(tensors, asked, strict=True) if needed])[1]
+            pull = torch.func.vjp(found_before, *[x for x, needed in zip(tensors, asked, strict=True) if needed])[1]
             found = pull(grads)
-        return None, None, *_filled([None] * len(tensors), asked, found)
+        return None, None, *filled([None] * len(tensors), asked, found)
 
 
 def _version(x: MaybeTensor) -> int:
@@ -286,8 +266,9 @@ _backward_operator = torch.library.custom_op(
 
 @_operator.register_fake
 def _fake(input: Tensor, states: Sequence[Tensor], *rest: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    output = input.new_empty(*input.shape[:-1], states[0].shape[1])
-    return output, [state.new_empty(state.shape) for state in states], []
+    shape, columns, cell = input.shape[:-1], states[0].shape[1], CELLS[rest[-2]]
+    saved = [input.new_empty(math.prod(shape), k * columns) for k in cell.saved]
+    return input.new_empty(*shape, columns), [state.new_empty(state.shape) for state in states], saved
 
 
 @_backward_operator.register_fake
@@ -333,7 +314,7 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
         grads,
         flags,
     )
-    of_input, of_w_ih, of_w_hh, of_b_ih, of_b_hh, *of_states = _filled([None] * len(flags), flags, found)
+    of_input, of_w_ih, of_w_hh, of_b_ih, of_b_hh, *of_states = filled([None] * len(flags), flags, found)
     # torch.library takes a list with a None in it for one argument.
     of_keeps = None if any(keep is None for keep in given) else [None] * keeps
     return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, of_keeps, *[None] * len(options)

@@ -22,7 +22,7 @@ MaybeTensor = Tensor | None
 def torch_layers(
     mode: str,
     input: Tensor,
-    hx: Tensor,
+    states: Sequence[Tensor],
     weights: Sequence[Tensor],
     batch_sizes: MaybeTensor,
     bias: bool,
@@ -30,17 +30,18 @@ def torch_layers(
     training: bool,
     bidirectional: bool,
     batch_first: bool,
-) -> tuple[Tensor, Tensor]:
-    """The output and h_n of input (T, B, I), or (B, T, I) `batch_first`, or packed (N, I), and hx (L*D, B, H)."""
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The output and the states at the end of input (T, B, I), or (B, T, I) `batch_first`, or packed (N, I), and states
+    (L*D, B, units)."""
     options = bias, num_layers, training, bidirectional
     if not torch.compiler.is_compiling() or _is_exporting():
-        return _run(input, hx, weights, batch_sizes, mode, *options, batch_first)
+        return _run(input, states, weights, batch_sizes, mode, *options, batch_first)
     # The compiled graph runs without autocast, and an operator has one layout.
-    input, hx, weights = cast(input), cast(hx), [cast(weight) for weight in weights]
+    input, states, weights = cast(input), [cast(state) for state in states], [cast(weight) for weight in weights]
     if not batch_first:
-        return _operator(input, hx, weights, batch_sizes, mode, *options)
-    output, h_n = _operator(input.transpose(0, 1), hx, weights, batch_sizes, mode, *options)
-    return output.transpose(0, 1), h_n
+        return _operator(input, states, weights, batch_sizes, mode, *options)
+    output, ends = _operator(input.transpose(0, 1), states, weights, batch_sizes, mode, *options)
+    return output.transpose(0, 1), ends
 
 
 def compacting(x: Tensor) -> AbstractContextManager[object]:
@@ -64,7 +65,7 @@ def _is_exporting() -> bool:
 
 def _run(
     input: Tensor,
-    hx: Tensor,
+    states: Sequence[Tensor],
     weights: Sequence[Tensor],
     batch_sizes: MaybeTensor,
     mode: str,
@@ -73,17 +74,20 @@ def _run(
     training: bool,
     bidirectional: bool,
     batch_first: bool = False,
-) -> tuple[Tensor, Tensor]:
-    run: Any = _VF.rnn_tanh if mode == "RNN_TANH" else _VF.rnn_relu
+) -> tuple[Tensor, list[Tensor]]:
+    run: Any = getattr(_VF, mode.lower())
+    hx, options = states if mode == "LSTM" else states[0], (weights, bias, num_layers, 0.0, training, bidirectional)
     if batch_sizes is None:
-        return run(input, hx, weights, bias, num_layers, 0.0, training, bidirectional, batch_first)
-    return run(input, batch_sizes, hx, weights, bias, num_layers, 0.0, training, bidirectional)
+        output, *ends = run(input, hx, *options, batch_first)
+    else:
+        output, *ends = run(input, batch_sizes, hx, *options)
+    return output, ends
 
 
 def _backward(
     grads: Sequence[MaybeTensor],
     input: Tensor,
-    hx: Tensor,
+    states: Sequence[Tensor],
     weights: Sequence[Tensor],
     batch_sizes: MaybeTensor,
     flags: Sequence[bool],
@@ -93,13 +97,15 @@ def _backward(
     training: bool,
     bidirectional: bool,
 ) -> list[Tensor]:
-    """The gradients asked for, of input, hx and the weights. It runs the layers again: an operator keeps no graph."""
-    leaves = [x.detach().requires_grad_(flag) for x, flag in zip((input, hx, *weights), flags, strict=True)]
+    """The gradients asked for, of input, states and weights. It runs the layers again: an operator keeps no graph."""
+    leaves = [x.detach().requires_grad_(flag) for x, flag in zip((input, *states, *weights), flags, strict=True)]
+    first = 1 + len(states)  # of the weights
     # Inside an operator autograd records nothing unless it is let in; torch.func, which is, refuses batch sizes.
     guard, key = torch._C._SetExcludeDispatchKeyGuard, torch._C.DispatchKey
     with torch.enable_grad(), guard(key.AutogradFunctionality, False), guard(key.ADInplaceOrView, False):
-        outputs = _run(leaves[0], leaves[1], leaves[2:], batch_sizes, mode, bias, num_layers, training, bidirectional)
-    pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None]
+        options = mode, bias, num_layers, training, bidirectional
+        output, ends = _run(leaves[0], leaves[1:first], leaves[first:], batch_sizes, *options)
+    pairs = [(y, g) for y, g in zip((output, *ends), grads, strict=True) if g is not None]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     found = torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs])
     return [g.clone(memory_format=torch.contiguous_format) for g in found]  # cuDNN's are views of one buffer
@@ -110,53 +116,56 @@ _operator = torch.library.custom_op(
     "rnndrop::torch_layers",
     _run,
     mutates_args=(),
-    schema=f"(Tensor input, Tensor hx, Tensor[] weights, Tensor? batch_sizes, {_OPTIONS}) -> (Tensor, Tensor)",
+    schema=f"(Tensor input, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, {_OPTIONS}) -> (Tensor, Tensor[])",
 )
 _backward_operator = torch.library.custom_op(
     "rnndrop::torch_layers_backward",
     _backward,
     mutates_args=(),
-    schema="(Tensor?[] grads, Tensor input, Tensor hx, Tensor[] weights, Tensor? batch_sizes, bool[] flags, "
+    schema="(Tensor?[] grads, Tensor input, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool[] flags, "
     f"{_OPTIONS}) -> Tensor[]",
 )
 
 
 @_operator.register_fake
 def _fake(
-    input: Tensor, hx: Tensor, weights: Sequence[Tensor], batch_sizes: MaybeTensor, mode: str, *options: Any
-) -> tuple[Tensor, Tensor]:
+    input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], batch_sizes: MaybeTensor, mode: str, *options: Any
+) -> tuple[Tensor, list[Tensor]]:
     bidirectional = options[3]
     dtype = weights[0].dtype
-    output = input.new_empty((*input.shape[:-1], hx.shape[-1] * (2 if bidirectional else 1)), dtype=dtype)
-    return output, hx.new_empty(hx.shape, dtype=dtype)
+    output = input.new_empty((*input.shape[:-1], states[0].shape[-1] * (2 if bidirectional else 1)), dtype=dtype)
+    return output, [state.new_empty(state.shape, dtype=dtype) for state in states]
 
 
 @_backward_operator.register_fake
 def _backward_fake(
     grads: Sequence[MaybeTensor],
     input: Tensor,
-    hx: Tensor,
+    states: Sequence[Tensor],
     weights: Sequence[Tensor],
     batch_sizes: MaybeTensor,
     flags: Sequence[bool],
     *options: Any,
 ) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x, flag in zip((input, hx, *weights), flags, strict=True) if flag]
+    return [x.new_empty(x.shape) for x, flag in zip((input, *states, *weights), flags, strict=True) if flag]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, hx, weights, batch_sizes, *ctx.options = inputs
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    input, states, weights, batch_sizes, *ctx.options = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(batch_sizes, input, hx, *weights)
+    ctx.states = len(states)
+    ctx.save_for_backward(batch_sizes, input, *states, *weights)
 
 
-def _gradients(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
-    batch_sizes, input, hx, *weights = ctx.saved_tensors
+def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any) -> tuple[Any, ...]:
+    batch_sizes, input, *rest = ctx.saved_tensors
+    states, weights = rest[: ctx.states], rest[ctx.states :]
     needs = ctx.needs_input_grad
-    flags = [needs[0], needs[1], *needs[2]]
-    found = iter(_backward_operator(list(grads), input, hx, weights, batch_sizes, flags, *ctx.options))
-    of_input, of_hx, *of_weights = [next(found) if flag else None for flag in flags]
-    return of_input, of_hx, of_weights, *[None] * (1 + len(ctx.options))
+    flags = [needs[0], *needs[1], *needs[2]]
+    grads = [grad_output, *(grad_states or [None] * ctx.states)]
+    found = iter(_backward_operator(grads, input, states, weights, batch_sizes, flags, *ctx.options))
+    of_input, *rest = [next(found) if flag else None for flag in flags]
+    return of_input, rest[: ctx.states], rest[ctx.states :], *[None] * (1 + len(ctx.options))
 
 
 _operator.register_autograd(_gradients, setup_context=_save)

@@ -74,7 +74,7 @@ class Variant(NamedTuple):
 
     @property
     def extras(self) -> Extras:
-        return Extras("zoneout" in self.kinds, self.packed, self.directions)
+        return Extras(self.kinds, self.packed, self.directions)
 
 
 BOTH = ("hidden", "recurrent")

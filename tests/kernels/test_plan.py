@@ -64,10 +64,10 @@ def test_resident():
 @pytest.mark.parametrize(
     "extras, words",
     [
-        (Extras(zoneout=True), "zoneout"),
+        (Extras(("zoneout",)), "zoneout"),
         (Extras(packed=True), "sequences of different lengths"),
         (Extras(directions=2), "both directions at once"),
-        (Extras(True, True, 2), "zoneout, sequences of different lengths, both directions at once"),
+        (Extras(("zoneout",), True, 2), "zoneout, sequences of different lengths, both directions at once"),
     ],
 )
 def test_what_takes_registers_beside_a_weight_that_has_all_it_may(extras, words):
@@ -90,7 +90,7 @@ def test_both_directions_at_once_or_one_after_the_other():
     def at_once(strategy, H, dtype, extras=PLAIN):
         return takes_both_directions(strategy, H=H, B=16, dtype=dtype, device=A100, tf32=False, cell="RNN_TANH", extras=extras)
 
-    assert at_once("resident", 64, FP32) and at_once("resident", 128, BF16, Extras(zoneout=True, packed=True))
+    assert at_once("resident", 64, FP32) and at_once("resident", 128, BF16, Extras(("zoneout",), packed=True))
     assert not at_once("resident", 128, FP32) and choose(128, 16, FP32, A100).strategy == "resident"
     assert not at_once("cooperative", 512, BF16) and not at_once("stepwise", 64, FP32)
 
