@@ -214,4 +214,4 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
         return output, (h_n, c_n)
 
     if TYPE_CHECKING:
-        __call__ = forward  # whose result nn.Module calls Any
+        __call__ = forward  # type: ignore[assignment]  # whose result nn.Module calls Any
