@@ -23,10 +23,10 @@ from .gates import (
     zoned,
     zoned_backward,
 )
-from .launch import Masks, bits_and_share, check_zoneout, dense, on_device
+from .launch import Masks, dense, on_device
 from .mask_bits import kept
 from .plan import GATES
-from .step_rows import NO_STEP, StepRows, step_mask, steps_in_order
+from .step_rows import NO_STEP, StepRows, step_mask, steps_in_order, zoneout_mask
 
 TILE = 512  # elements a program takes
 NUMBERS = ["start", "rows", "old_start", "olds", "others"]
@@ -144,7 +144,7 @@ def forward_kernel(
         x_n = tl.load(x_ptr + x_at + 2 * H, mask=inside, other=0.0).to(tl.float32)
         hn = tl.load(product_ptr + product_at + 2 * H, mask=inside, other=0.0).to(tl.float32)
         if b_hn_ptr is not None:
-            hn += tl.load(b_hn_ptr + column, mask=column < H, other=0.0).to(tl.float32)
+            hn += tl.load(b_hn_ptr + column + tl.zeros_like(row), mask=inside, other=0.0).to(tl.float32)  # no other layout
         r, z, n, made = gru_forward(r, z, x_n, hn, h_before, candidate, candidate_scale, DTYPE, "exact")
         _store_four(gates_ptr, gates_at, H, inside, hn, r, z, n)
     h = dropped(made, _kept_or_all(hidden_ptr, hidden_row + row, column, H, inside), hidden_scale)
@@ -299,8 +299,8 @@ def forward(
             "gates_ptr": gates,
             "c_ptr": None if cell == "GRU" else saved[1],
             "state_ptr": state,
-            "old_share": bits_and_share(masks, "zoneout")[1],
-            "old_cell_share": bits_and_share(masks, "cell_zoneout")[1],
+            "old_share": zoneout_mask(masks, "zoneout", steps, H)[1],
+            "old_cell_share": zoneout_mask(masks, "cell_zoneout", steps, H)[1],
         }
         if state is not None:
             launch(forward_kernel, NO_STEP, NO_STEP, steps[0], tensors)
@@ -308,7 +308,7 @@ def forward(
         for step, following in zip(steps, [*steps[1:], NO_STEP], strict=True):
             torch.mm((entering if state is None else state)[: step.size], weight, out=product[: step.size])
             launch(forward_kernel, step, before, following, tensors)
-            entering, before = rows[step.start : step.start + step.size], step
+            entering, before = rows[step.slice], step
     return output, saved
 
 
@@ -371,7 +371,7 @@ def backward(
         for step, before in zip([*steps[::-1], NO_STEP], [*steps[-2::-1], NO_STEP, NO_STEP], strict=True):
             launch(backward_kernel, step, before, following, tensors)
             if step.size:
-                torch.mm(of_w_hh[step.start : step.start + step.size], weight, out=state[: step.size])
+                torch.mm(of_w_hh[step.slice], weight, out=state[: step.size])
             following = step
     return grad_gates, begun
 
@@ -380,14 +380,11 @@ class _Launch:
     """The launch of a kernel for a step: what is the same for all steps, prepared once."""
 
     def __init__(self, masks: Masks, steps: Sequence[StepRows], H: int, cell: str) -> None:
-        rows = sum(step.size for step in steps)
         kinds = ("hidden", "recurrent", "candidate", "cell")
         self.masks = {kind: step_mask(masks, kind, steps, H) for kind in kinds}
         self.options = {f"{kind}_ptr": mask.bits for kind, mask in self.masks.items()}
         self.options |= {f"{kind}_scale": mask.scale for kind, mask in self.masks.items()}
-        for kind in ("zoneout", "cell_zoneout"):
-            check_zoneout(masks, rows, H, kind)
-            self.options[f"{kind}_ptr"] = bits_and_share(masks, kind)[0]
+        self.options |= {f"{kind}_ptr": zoneout_mask(masks, kind, steps, H)[0] for kind in ("zoneout", "cell_zoneout")}
         columns = min(triton.next_power_of_2(H), 128)
         self.tile = TILE // columns, columns
         self.options |= {"H": H, "CELL": cell, "ROWS": self.tile[0], "COLUMNS": self.tile[1]}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .launch import Masks, bits_and_scale, check_can_run, is_per_step
+from .launch import Masks, bits_and_scale, bits_and_share, check_can_run, check_zoneout, is_per_step
 from .plan import without_kernel
 
 
@@ -16,6 +16,10 @@ class StepRows(NamedTuple):
 
     start: int
     size: int
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.start + self.size)
 
 
 NO_STEP = StepRows(0, 0)
@@ -52,3 +56,9 @@ def step_mask(masks: Masks, kind: str, steps: Sequence[StepRows], H: int) -> Ste
     """That of a kind. ValueError where it has the rows of neither the data nor the sequences, or another width."""
     rows, B = sum(step.size for step in steps), max(step.size for step in steps)
     return StepMask(*bits_and_scale(masks, kind), is_per_step(masks, kind, rows, B, H))
+
+
+def zoneout_mask(masks: Masks, kind: str, steps: Sequence[StepRows], H: int) -> tuple[Tensor | None, float | None]:
+    """The bits of a kind of zoneout, or of its expectation the old state's share. ValueError as of `step_mask`."""
+    check_zoneout(masks, sum(step.size for step in steps), H, kind)
+    return bits_and_share(masks, kind)
