@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from ..autocast import autocasts, cast
 from ..cell import CELLS, Cell, Weights, rnn_mode
-from ..checks import check_dtype, check_tensors
+from ..checks import check_dtype, check_pair, check_tensors
 from ..dispatch import mask_form
 from ..dropouts import (
     CellAttributes,
@@ -409,7 +409,7 @@ class LSTMCell(CellBase, LSTMAttributes, Convertible[nn.LSTMCell]):
         super().__init__("LSTM", input_size, hidden_size, bias, device, dtype, dropping)
 
     def forward(self, input: Tensor, hx: States | None = None, *, seed: Seed = None) -> States:
-        h, c = self._call(input, None if hx is None else (hx[0], hx[1]), seed)
+        h, c = self._call(input, None if hx is None else check_pair("lstm_cell", hx), seed)
         return h, c
 
     if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from typing_extensions import Unpack
 
+from ..checks import check_pair
 from ..dropouts import LSTMAttributes, LSTMOptions, checked_options
 from .base import RNNBase
 from .convert import Convertible
@@ -210,7 +211,7 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
     def forward(
         self, input: Tensor | PackedSequence, hx: States | None = None, *, seed: Seed = None
     ) -> tuple[Tensor | PackedSequence, States]:
-        output, (h_n, c_n) = self._run(input, None if hx is None else (hx[0], hx[1]), seed)
+        output, (h_n, c_n) = self._run(input, None if hx is None else check_pair("lstm", hx), seed)
         return output, (h_n, c_n)
 
     if TYPE_CHECKING:
