@@ -147,9 +147,7 @@ def test_bad_inputs(cell, args, case):
 def test_what_only_torchs_lstm_takes_or_finds_late(rates):
     """A cell state of another dtype, which cuDNN refuses too; of packed data another size, which its kernels meet."""
     rnn = make_rnn("LSTM", **rates)
-    with pytest.raises(
-        RuntimeError, match="^expected input and cx to have the same dtype, got torch.float64 and torch.float32$"
-    ):
+    with pytest.raises(RuntimeError, match=r"^expected input and cx to have the same dtype, got torch\.float64"):
         draws_nothing(lambda: rnn(z(5, 3, 4), (H, C.float())))
     with pytest.raises(RuntimeError, match=r"^Expected hidden\[1\] size \(1, 3, 17\), got \[3, 3\]$"):
         draws_nothing(lambda: rnn(PACKED, (H, z(3, 17))))
