@@ -40,14 +40,6 @@ def check_tensors(
             )
 
 
-def check_pair(name: str, states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The two states of an LSTM. RuntimeError where there are more."""
-    hx, cx = states[0], states[1]
-    if len(states) != 2:
-        raise RuntimeError(f"{name} expects two hidden states")
-    return hx, cx
-
-
 def check_length(steps: int) -> None:
     if steps == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")

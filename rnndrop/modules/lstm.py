@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from typing_extensions import Unpack
 
-from ..checks import check_pair
 from ..dropouts import LSTMAttributes, LSTMOptions, checked_options
 from .base import RNNBase
 from .convert import Convertible
@@ -211,7 +210,9 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
     def forward(
         self, input: Tensor | PackedSequence, hx: States | None = None, *, seed: Seed = None
     ) -> tuple[Tensor | PackedSequence, States]:
-        output, (h_n, c_n) = self._run(input, None if hx is None else check_pair("lstm", hx), seed)
+        if hx is not None and len(hx) > 2:
+            raise RuntimeError("lstm expects two hidden states")
+        output, (h_n, c_n) = self._run(input, None if hx is None else (hx[0], hx[1]), seed)
         return output, (h_n, c_n)
 
     if TYPE_CHECKING:
