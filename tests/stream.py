@@ -14,6 +14,7 @@ from torch import Tensor
 RANGE = 2**16
 WORD = 2**64 - 1
 KINDS = {"hidden": 0, "recurrent": 1, "between": 2, "input": 3, "output": 4, "weight": 5, "zoneout": 6}
+KINDS |= {"cell": 7, "cell_zoneout": 8, "candidate": 9}
 
 
 def philox4x64(counter, key):

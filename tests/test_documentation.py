@@ -9,7 +9,7 @@ import torch
 
 import rnndrop
 from rnndrop.kinds import KINDS
-from tests.helpers import assert_near, make_rnn
+from tests.helpers import assert_near, every_kind, make_rnn
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 TABLES = {
@@ -68,6 +68,6 @@ def test_the_code_in_the_docstring_is_what_the_module_computes():
     exec(code, names)
     x, h = torch.randn(5, 2, 4), torch.randn(3, 2, 17)
     rnn = names["rnn"]
-    assert {getattr(rnn, kind.argument) for kind in KINDS.values()} == set(rates.values())
+    assert {getattr(rnn, name) for name in every_kind("RNN")} == set(rates.values())
     for actual, expected in zip(rnn(x, h, seed=7), names["forward"](x, h), strict=True):
         assert_near(actual, expected)
