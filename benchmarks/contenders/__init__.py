@@ -19,7 +19,7 @@ EVERYONE: list[Contender] = [
     loops.ONE_MASK,
     loops.COMPILED,
     *ours.STRATEGIES,
-    keras.SIMPLE_RNN,
+    keras.KERAS,
     *[replace(contender, name=contender.name + GRAPH, captured=True) for contender in _GRAPHS],
 ]
 BY_NAME = {contender.name: contender for contender in EVERYONE}
