@@ -17,6 +17,15 @@ def tanh_for_dtype(x, DTYPE: tl.constexpr, TANH: tl.constexpr):
 
 
 @triton.jit
+def sigmoid_for_dtype(x, DTYPE: tl.constexpr, TANH: tl.constexpr):
+    """sigmoid(x) in fp32, as accurate as a result stored as DTYPE needs it; one for all, but for TANH "hardware"."""
+    if TANH == "hardware":
+        return tanh_hardware(x * 0.5) * 0.5 + 0.5
+    else:
+        return sigmoid(x)
+
+
+@triton.jit
 def relu(x):
     return tl.where(x < 0, 0.0, x)  # NaN stays NaN
 
@@ -29,6 +38,17 @@ def relu_backward(grad, y, scale):
 @triton.jit
 def tanh_backward(grad, y, scale, inverse_scale):
     return grad * (scale - y * inverse_scale * y)
+
+
+@triton.jit
+def sigmoid_backward(grad, y):
+    return grad * (y - y * y)
+
+
+@triton.jit
+def sigmoid(x):
+    """exp2's argument is rounded, so the relative error grows with -x. NaN stays NaN, and neither end overflows to it."""
+    return 1.0 / (tl.exp2(x * -1.4426950408889634) + 1.0)  # exp(-x), up to infinity, whose quotient is 0
 
 
 @triton.jit

@@ -14,7 +14,9 @@ import torch
 
 from .launch import Device
 
-CELLS = ("RNN_TANH", "RNN_RELU")
+GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}  # rows of a cell's weights, in units of H
+CELLS = tuple(GATES)
+GATED = ("GRU", "LSTM")  # the cells of the kernels whose files are called so
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = 16  # of a batch tile, as the tensor cores take them
 
@@ -30,6 +32,7 @@ REASONS = {  # for each strategy
     "stepwise": "one library product and one pointwise kernel a step",
 }
 BOTH_DIRECTIONS = ("resident",)  # strategies whose kernels take them at once, where `takes_both_directions`
+ON_CHIP = ("resident", "cooperative")  # strategies that keep W_hh there, by a plan, in the order in which they are tried
 
 
 class Extras(NamedTuple):
@@ -108,15 +111,11 @@ def choose(
     if B == 0:
         return Choice("reference", "there is nothing to compute: a plain loop", None, {})
     rejected: dict[str, str] = {}
-    for name, plan in (
-        ("resident", plan_resident(H, B, dtype, device, tf32=tf32, extras=extras)),
-        ("cooperative", plan_cooperative(H, B, dtype, device, tf32=tf32, extras=extras)),
-    ):
-        side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
-        waves = _ceil_div(_ceil_div(B, ROWS), side_by_side)
+    for name in ON_CHIP:
+        plan = _plan(name, H, B, dtype, device, tf32, cell, extras)
         if plan.reason:
             rejected[name] = plan.reason
-        elif waves > WAVES:
+        elif (waves := _waves(plan, B, device)) > WAVES:
             rejected[name] = f"B = {B} is {waves} batch tiles for each program in turn, more than {WAVES}"
         else:
             return Choice(name, REASONS[name], plan, rejected)
@@ -142,13 +141,31 @@ def refusal(
         return "there is nothing to compute"
     if strategy == "stepwise":
         return without_kernel(dtype)
-    planned = plan_resident if strategy == "resident" else plan_cooperative
-    return planned(H, B, dtype, device, tf32=tf32, extras=extras).reason
+    return _plan(strategy, H, B, dtype, device, tf32, cell, extras).reason
 
 
-def takes_both_directions(strategy: str, *, extras: Extras, **layer: Any) -> bool:
+def _plan(
+    strategy: str, H: int, B: int, dtype: torch.dtype, device: Device, tf32: bool, cell: str, extras: Extras
+) -> ResidentPlan | CooperativePlan:
+    """That of a strategy in ON_CHIP for a cell."""
+    if cell in GATED:
+        gated = plan_gated_resident if strategy == "resident" else plan_gated_cooperative
+        return gated(H, B, dtype, device, cell=cell, tf32=tf32, extras=extras)
+    plain = plan_resident if strategy == "resident" else plan_cooperative
+    return plain(H, B, dtype, device, tf32=tf32, extras=extras)
+
+
+def _waves(plan: ResidentPlan | CooperativePlan, B: int, device: Device) -> int:
+    """The batch tiles that a program, or a multiprocessor with its programs, takes one after the other."""
+    side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
+    return _ceil_div(_ceil_div(B, plan.rows), side_by_side)
+
+
+def takes_both_directions(strategy: str, *, cell: str, extras: Extras, **layer: Any) -> bool:
     """Whether a strategy runs both directions of a layer in one launch. `layer`: as in `refusal`."""
-    return strategy in BOTH_DIRECTIONS and not refusal(strategy, extras=extras._replace(directions=2), **layer)
+    if strategy not in BOTH_DIRECTIONS or cell in GATED:
+        return False
+    return not refusal(strategy, cell=cell, extras=extras._replace(directions=2), **layer)
 
 
 def without_kernel(dtype: torch.dtype) -> str:
@@ -197,6 +214,13 @@ def plan_resident(
 
 
 @lru_cache(1024)
+def plan_gated_resident(
+    H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
+) -> ResidentPlan:
+    return ResidentPlan(0, 0, 0, 0, 0, 0, 0, 0, "to come")
+
+
+@lru_cache(1024)
 def plan_cooperative(
     H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False, extras: Extras = PLAIN
 ) -> CooperativePlan:
@@ -226,6 +250,13 @@ def plan_cooperative(
             if best is None or (slice > best.slice and _ceil_div(tiles, groups) < _ceil_div(tiles, best.groups)):
                 best = CooperativePlan(slice, ROWS, _width(H), chunk, 4, slices, groups, shared, "")
     return best or CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
+
+
+@lru_cache(1024)
+def plan_gated_cooperative(
+    H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
+) -> CooperativePlan:
+    return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, "to come")
 
 
 def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:

@@ -136,7 +136,7 @@ def test_the_choice_follows_shape_dtype_and_device():
     assert chosen(1024) == ("cooperative", {"resident"})
     assert chosen(16384) == ("stepwise", {"resident", "cooperative"})
     assert chosen(128, B=10**6) == ("stepwise", {"resident", "cooperative"})
-    assert chosen(128, dtype=torch.float64) == chosen(128, B=0) == chosen(128, cell="LSTM") == ("reference", set())
+    assert chosen(128, dtype=torch.float64) == chosen(128, B=0) == chosen(128, cell="CfC") == ("reference", set())
     assert chosen(128, cell="RNN_RELU") == ("resident", set())
     assert chosen(512, dtype=FP32, tf32=True)[0] == "cooperative"
 
