@@ -53,9 +53,9 @@ from .launch import (
     padded,
     row_offsets,
 )
-from .mask_bits import slice_kept, slice_words
+from .mask_bits import words_keep, slice_words
 from .plan import CooperativePlan, Extras, plan_cooperative
-from .product import multiply, precision
+from .product import clear_padding, multiply, precision
 from .slice_layout import both_columns, from_result, slice_pairs, slice_rows
 
 
@@ -69,12 +69,6 @@ def load_weight_slice(w_hh_ptr, WIDTH: tl.constexpr, SLICE: tl.constexpr, CHUNK:
         at = k[:, None] * WIDTH + column[None, :] if TRANSPOSED else column[None, :] * WIDTH + k[:, None]
         chunks += (tl.load(w_hh_ptr + at, mask=(k < WIDTH)[:, None] & (column < WIDTH)[None, :], other=0.0),)
     return chunks
-
-
-@triton.jit
-def clear_padding(x, column, H: tl.constexpr, WIDTH: tl.constexpr):
-    """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
-    return tl.where(column < H, x, 0.0) if H < WIDTH else x
 
 
 @triton.jit
@@ -93,7 +87,7 @@ def times_weight(source_ptr, rows, w, WIDTH: tl.constexpr, CHUNK: tl.constexpr, 
 @triton.jit
 def enter(h, words, column, scale):
     """h where it enters W_hh, by the words of the recurrent mask."""
-    return tl.where(slice_kept(words, column), h.to(tl.float32) * scale, 0.0).to(h.dtype)
+    return tl.where(words_keep(words, column), h.to(tl.float32) * scale, 0.0).to(h.dtype)
 
 
 RUNTIME = ["T", "B", "begin", "end", "hidden_scale", "inverse_scale", "recurrent_scale", "old_share"]
@@ -192,9 +186,9 @@ def forward_kernel(
             gates = clear_padding(gates + x.to(tl.float32), column, H, WIDTH)
             h = cell_forward(gates, CELL, DTYPE, "exact")
             if hidden_ptr is not None:
-                h = tl.where(slice_kept(hidden, column), h * hidden_scale, 0.0)
+                h = tl.where(words_keep(hidden, column), h * hidden_scale, 0.0)
             if zoneout_ptr is not None:
-                h = tl.where(slice_kept(zoneout, column), h, old.to(tl.float32))
+                h = tl.where(words_keep(zoneout, column), h, old.to(tl.float32))
             elif old_share is not None:
                 h = old_share * old.to(tl.float32) + (1.0 - old_share) * h
             h = h.to(DTYPE)
@@ -272,9 +266,9 @@ def backward_kernel(
             )
             if hidden_ptr is not None:
                 hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
-                grad_gates = tl.where(slice_kept(hidden, column), grad_gates, 0.0)
+                grad_gates = tl.where(words_keep(hidden, column), grad_gates, 0.0)
             if zoneout_ptr is not None:
-                new = slice_kept(slice_words(zoneout_ptr, start + b, now, pair, H), column)
+                new = words_keep(slice_words(zoneout_ptr, start + b, now, pair, H), column)
                 grad_gates = tl.where(new, grad_gates, 0.0)
                 tl.store(carry_ptr + of_tile + at, tl.where(new, 0.0, dh), mask=now & mine)
             tl.store(grad_gates_ptr + here + at, grad_gates.to(DTYPE), mask=now & mine)
@@ -305,7 +299,7 @@ def backward_kernel(
             source_ptr = grad_gates_ptr + (start_after + b) * WIDTH
             dh = times_weight(source_ptr, size_after - b, w, WIDTH, CHUNK, ROWS, PRECISION)
             if recurrent_ptr is not None:
-                dh = tl.where(slice_kept(recurrent, column), dh * recurrent_scale, 0.0)
+                dh = tl.where(words_keep(recurrent, column), dh * recurrent_scale, 0.0)
             dh = clear_padding(dh, column, H, WIDTH)
             if zoneout_ptr is not None:
                 dh += carry
@@ -317,9 +311,9 @@ def backward_kernel(
             dh += g.to(tl.float32)
             grad_gates = cell_backward(dh, y.to(tl.float32), hidden_scale, inverse_scale, CELL)
             if hidden_ptr is not None:
-                grad_gates = tl.where(slice_kept(hidden, column), grad_gates, 0.0)
+                grad_gates = tl.where(words_keep(hidden, column), grad_gates, 0.0)
             if zoneout_ptr is not None:
-                new = slice_kept(zoneout, column)
+                new = words_keep(zoneout, column)
                 grad_gates = tl.where(new, grad_gates, 0.0)
                 tl.store(carry_ptr + of_tile + at, tl.where(new, 0.0, dh), mask=now & mine)
             tl.store(grad_gates_ptr + here + at, grad_gates.to(DTYPE), mask=now & mine)
