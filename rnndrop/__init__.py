@@ -1,7 +1,7 @@
-"""rnndrop: an Elman RNN with dropout inside the recurrence, at the price of a plain ``torch.nn.RNN``.
+"""rnndrop: RNN, LSTM and GRU with dropout inside the recurrence, at the price of PyTorch's own layers without any.
 
-modules         RNN and RNNCell, drop-ins for torch.nn's
-functional      tanh_dropout and rnn_layer, the same as functions
+modules         RNN, LSTM, GRU and their cells, drop-ins for torch.nn's
+functional      layers and pointwise dropouts as functions
 mask            the mask stream: dropout_mask
 monte_carlo     dropout in evaluation, for estimates of uncertainty
 reference       the plain loop that everything is tested against
@@ -13,11 +13,22 @@ from . import functional
 from .dropouts import Dropouts
 from .explain import explain
 from .mask import dropout_mask
-from .modules import RNN, RNNCell
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .monte_carlo import monte_carlo
 
 __version__ = "0.1.0"
-__all__ = ["RNN", "RNNCell", "dropout_mask", "explain", "functional", "monte_carlo"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "dropout_mask",
+    "explain",
+    "functional",
+    "monte_carlo",
+]
 
 # torch.load(weights_only=True) of a whole module makes these.
-torch.serialization.add_safe_globals([RNN, RNNCell, Dropouts])
+torch.serialization.add_safe_globals([RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell, Dropouts])

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .autocast import compute_dtype
-from .dispatch import Choice, Problem, choose
+from .dispatch import REASONS, Choice, Problem, choose
 from .kernels.plan import Extras
-from .modules import RNN
 from .modules.base import RNNBase
 from .steps import Steps
 
@@ -36,22 +35,27 @@ class Explanation:
 def explain(rnn: RNNBase, input: Tensor | PackedSequence) -> Explanation:
     """Which strategy ``rnn(input)`` runs for each of its layers and directions, and why.
 
-    It is ``"torch.nn.RNN"``, PyTorch's own layers, in evaluation without zoneout, and in training in which nothing is dropped
-    inside the recurrence: dropout of the input, between layers, of the output and of the weight acts around them. Evaluation
-    with zoneout, which is inside, is the expectation, computed by a strategy of this library.
+    It is ``"torch.nn.RNN"`` (or ``"torch.nn.LSTM"``, ``"torch.nn.GRU"``), PyTorch's own layers, in evaluation without zoneout,
+    and in training in which nothing is dropped inside the recurrence: dropout of the input, between layers, of the output and
+    of the weight acts around them. Evaluation with zoneout, which is inside, is the expectation, computed by a strategy of
+    this library.
 
     Args:
-        rnn: an ``rnndrop.RNN``, in the mode in which it is to run.
+        rnn: an ``rnndrop.RNN``, ``LSTM`` or ``GRU``, in the mode in which it is to run.
         input: what it is to run on, a tensor (L, H_in), (L, N, H_in) or (N, L, H_in), or a packed sequence.
 
     Raises:
-        TypeError: `rnn` is no ``rnndrop.RNN``.
+        TypeError: `rnn` is none of these.
     """
     if not isinstance(rnn, RNNBase):
-        raise TypeError(f"rnn should be a rnndrop.{RNN.__name__}, got {type(rnn).__name__}")
+        raise TypeError(f"rnn should be a rnndrop.RNN, LSTM or GRU, got {type(rnn).__name__}")
     dropouts = rnn._dropouts if rnn.training else rnn._dropouts.in_evaluation()
     if not dropouts.inside:
-        return Explanation("torch.nn.RNN", "nothing is dropped inside the recurrence: PyTorch's own layers, cuDNN's on CUDA")
+        return Explanation(
+            f"torch.nn.{rnn.cell.name}", "nothing is dropped inside the recurrence: PyTorch's own layers, cuDNN's on CUDA"
+        )
+    if rnn.proj_size:
+        return Explanation("reference", f"its state is projected (proj_size): {REASONS['reference']}")
     return from_choice(choose("auto", _problem(rnn, input)))
 
 

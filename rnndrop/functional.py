@@ -1,4 +1,4 @@
-"""The layer and the pointwise dropout as functions."""
+"""The layers and the pointwise dropouts as functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing_extensions import Unpack
 
 from . import dispatch
 from .autocast import autocasts, cast
-from .cell import CELLS, Weights, rnn_mode
+from .cell import CELLS, Cell, Weights, rnn_mode
 from .checks import check_dtype, check_length, check_tensors
-from .dropouts import RNNOptions, check_choice, checked_options
+from .dropouts import Dropouts, GRUOptions, LSTMOptions, RNNOptions, check_choice, checked_options
 from .layer import MaskSource, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from .mask import check_probability, check_seed, stream
 from .ops import tanh_dropout as tanh_dropout_operator
@@ -135,30 +135,128 @@ def rnn_layer(
     """
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
     dropping = checked_options("rnn_layer()", dropouts, RNNOptions)
+    weights, where = Weights(w_ih, w_hh, b_ih, b_hh), (seed, layer, direction, strategy, batch_sizes)
+    output, (h_n,) = _layer("rnn_layer", CELLS[rnn_mode(nonlinearity)], input, [h_0], weights, dropping, *where)
+    return output, h_n
+
+
+def lstm_layer(
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    seed: int | Tensor | None = None,
+    layer: int = 0,
+    direction: int = 0,
+    strategy: dispatch.StrategyName = "auto",
+    batch_sizes: Sequence[int] | Tensor | None = None,
+    **dropouts: Unpack[LSTMOptions],
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    r"""One LSTM layer in one direction in training, with dropout of every kind: the equations of :class:`rnndrop.LSTM`.
+
+    Args:
+        input: (T, B, I), or the (N, I) data of a packed sequence, with `batch_sizes`.
+        h_0, c_0: (B, H) each, the initial states.
+        w_ih, w_hh: (4*H, I) and (4*H, H), the gates in PyTorch's order.
+        b_ih, b_hh: (4*H) or ``None``.
+        seed, layer, direction, batch_sizes: as of :func:`rnn_layer`.
+        strategy: as of :func:`rnn_layer`. Default: ``"auto"``
+        input_dropout, hidden_dropout, recurrent_dropout, output_dropout, weight_dropout, zoneout, mask_scope: as of
+            :func:`rnn_layer`.
+        cell_dropout, cell_zoneout, candidate_dropout: as of :class:`rnndrop.LSTM`. Default: 0
+
+    Returns:
+        output, (T, B, H) or (N, H), and (h_n, c_n), (B, H) each, of the input's dtype: float32, float64, bfloat16 or float16.
+
+    Raises:
+        ValueError, RuntimeError, TypeError: as :func:`rnn_layer`.
+    """
+    dropping = checked_options("lstm_layer()", dropouts, LSTMOptions)
+    weights, where = Weights(w_ih, w_hh, b_ih, b_hh), (seed, layer, direction, strategy, batch_sizes)
+    output, (h_n, c_n) = _layer("lstm_layer", CELLS["LSTM"], input, [h_0, c_0], weights, dropping, *where)
+    return output, (h_n, c_n)
+
+
+def gru_layer(
+    input: Tensor,
+    h_0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    seed: int | Tensor | None = None,
+    layer: int = 0,
+    direction: int = 0,
+    strategy: dispatch.StrategyName = "auto",
+    batch_sizes: Sequence[int] | Tensor | None = None,
+    **dropouts: Unpack[GRUOptions],
+) -> tuple[Tensor, Tensor]:
+    r"""One GRU layer in one direction in training, with dropout of every kind: the equations of :class:`rnndrop.GRU`.
+
+    Args:
+        input: (T, B, I), or the (N, I) data of a packed sequence, with `batch_sizes`.
+        h_0: (B, H), the initial state.
+        w_ih, w_hh: (3*H, I) and (3*H, H), the gates in PyTorch's order.
+        b_ih, b_hh: (3*H) or ``None``.
+        seed, layer, direction, batch_sizes: as of :func:`rnn_layer`.
+        strategy: as of :func:`rnn_layer`. Default: ``"auto"``
+        input_dropout, hidden_dropout, recurrent_dropout, output_dropout, weight_dropout, zoneout, mask_scope: as of
+            :func:`rnn_layer`.
+        candidate_dropout: as of :class:`rnndrop.GRU`. Default: 0
+
+    Returns:
+        output, (T, B, H) or (N, H), and h_n, (B, H), of the input's dtype: float32, float64, bfloat16 or float16.
+
+    Raises:
+        ValueError, RuntimeError, TypeError: as :func:`rnn_layer`.
+    """
+    dropping = checked_options("gru_layer()", dropouts, GRUOptions)
+    weights, where = Weights(w_ih, w_hh, b_ih, b_hh), (seed, layer, direction, strategy, batch_sizes)
+    output, (h_n,) = _layer("gru_layer", CELLS["GRU"], input, [h_0], weights, dropping, *where)
+    return output, h_n
+
+
+def _layer(
+    function: str,
+    cell: Cell,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Weights,
+    dropouts: Dropouts,
+    seed: int | Tensor | None,
+    layer: int,
+    direction: int,
+    strategy: str,
+    batch_sizes: Sequence[int] | Tensor | None,
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The output and the states at the end of one layer in one direction."""
     check_choice("strategy", strategy, dispatch.STRATEGIES)
     stream("hidden", layer, direction)
-    weights = Weights(w_ih, w_hh, b_ih, b_hh)
     if autocasts(input.device.type):
-        input, h_0, weights = cast(input), cast(h_0), weights.map(cast)
-    cell, steps = CELLS[rnn_mode(nonlinearity)], _steps(input, batch_sizes, bool(direction))
-    check_tensors(input, input.shape[-1], steps.batch, ["h_0"], [h_0], weights, cell)
-    check_dtype("rnn_layer", input)
+        input, states, weights = cast(input), [cast(state) for state in states], weights.map(cast)
+    steps = _steps(input, batch_sizes, bool(direction))
+    check_tensors(input, input.shape[-1], steps.batch, ["h_0", "c_0"][: len(states)], states, weights, cell)
+    check_dtype(function, input)
     if seed is not None:
         check_seed(seed, steps.batch)
-    runs = resolved(strategy, input, steps, h_0.shape[1], cell, dropping.inside)
-    if not dropping.any(1):
-        output, last = recurrent_layer(input, [h_0], weights, dropping, None, steps, cell, runs)
-        return output, last[0]
+    runs = resolved(strategy, input, steps, states[-1].shape[1], cell, dropouts.inside)
+    if not dropouts.any(1):
+        return recurrent_layer(input, states, weights, dropouts, None, steps, cell, runs)
     form = dispatch.mask_form(runs, input.device)
     masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form, layer, direction)
-    if dropping.input_dropout:
-        input = outside_dropout(input, "input", dropping, masks._replace(direction=0))
-    if dropping.weight_dropout:
-        weights = weight_dropout(weights, dropping, masks)
-    output, last = recurrent_layer(input, [h_0], weights, dropping, masks, steps, cell, runs)
-    if dropping.output_dropout:
-        output = outside_dropout(output, "output", dropping, masks)
-    return output, last[0]
+    if dropouts.input_dropout:
+        input = outside_dropout(input, "input", dropouts, masks._replace(direction=0))
+    if dropouts.weight_dropout:
+        weights = weight_dropout(weights, dropouts, masks)
+    output, last = recurrent_layer(input, states, weights, dropouts, masks, steps, cell, runs)
+    if dropouts.output_dropout:
+        output = outside_dropout(output, "output", dropouts, masks)
+    return output, last
 
 
 def _steps(input: Tensor, batch_sizes: Sequence[int] | Tensor | None, reverse: bool) -> Steps:

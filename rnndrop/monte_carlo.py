@@ -9,8 +9,8 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from .modules import RNNCell
 from .modules.base import RNNBase
+from .modules.cells import CellBase
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -40,7 +40,7 @@ def monte_carlo(module: Module, *, nn_dropout: bool = False) -> Iterator[Module]
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module should be a torch.nn.Module, got {type(module).__name__}")
-    dropping = (RNNBase, RNNCell, _DropoutNd) if nn_dropout else (RNNBase, RNNCell)
+    dropping = (RNNBase, CellBase, _DropoutNd) if nn_dropout else (RNNBase, CellBase)
     modes = {each: each.training for each in module.modules()}
     try:
         for each in modes:

@@ -140,5 +140,5 @@ def test_what_is_explained_is_what_runs(monkeypatch):
 
 
 def test_other_modules_are_refused():
-    with pytest.raises(TypeError, match=r"rnn should be a rnndrop\.RNN, got Linear"):
+    with pytest.raises(TypeError, match=r"rnn should be a rnndrop\.RNN, LSTM or GRU, got Linear"):
         rnndrop.explain(nn.Linear(2, 3), torch.zeros(3, 2))

@@ -1,6 +1,8 @@
 """torch.nn's recurrent modules, with dropout inside the recurrence."""
 
-from .cells import RNNCell
+from .cells import GRUCell, LSTMCell, RNNCell
+from .gru import GRU
+from .lstm import LSTM
 from .rnn import RNN
 
-__all__ = ["RNN", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]

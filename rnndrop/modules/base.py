@@ -55,7 +55,7 @@ class RNNBase(LayerAttributes, nn.Module):
         proj_size: int = 0,
     ) -> None:
         super().__init__()
-        _check_arguments(input_size, hidden_size, num_layers, bias, batch_first)
+        _check_arguments(input_size, hidden_size, num_layers, bias, batch_first, proj_size)
         self.mode = mode
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -349,7 +349,7 @@ class RNNBase(LayerAttributes, nn.Module):
             raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}")
 
     def extra_repr(self) -> str:
-        usual = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
+        usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         changed = {name: value for name in usual if (value := getattr(self, name)) != usual[name]}
         return extra_repr(self, changed | self._dropouts.changed())
 
@@ -372,7 +372,7 @@ def extra_repr(module: Any, changed: dict[str, Any]) -> str:
     return ", ".join([str(module.input_size), str(module.hidden_size), *(f"{k}={v}" for k, v in changed.items())])
 
 
-def _check_arguments(input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any) -> None:
+def _check_arguments(input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, proj_size: Any) -> None:
     typed: list[tuple[str, Any, type]] = [("bias", bias, bool), ("batch_first", batch_first, bool)]
     typed += [("input_size", input_size, int), ("hidden_size", hidden_size, int)]
     for name, value, kind in typed:
@@ -381,3 +381,7 @@ def _check_arguments(input_size: Any, hidden_size: Any, num_layers: Any, bias: A
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
         if value <= 0:
             raise ValueError(f"{name} must be greater than zero")
+    if proj_size < 0:
+        raise ValueError("proj_size should be a positive integer or zero to disable projections")
+    if proj_size >= hidden_size:
+        raise ValueError("proj_size has to be smaller than hidden_size")

@@ -12,10 +12,10 @@ from ..cell import rnn_mode
 from ..dropouts import RNNOptions, check_choice, checked_options
 from ..functional import NONLINEARITIES, Nonlinearity
 from .base import RNNBase
-from .convert import copied
+from .convert import Convertible
 
 
-class RNN(RNNBase):
+class RNN(RNNBase, Convertible[nn.RNN]):
     r"""Apply a multi-layer Elman RNN with :math:`\tanh` or :math:`\text{ReLU}` non-linearity and dropout of every kind.
 
     For each element in the input sequence, each layer computes the following function:
@@ -185,6 +185,8 @@ class RNN(RNNBase):
         >>> output, hn = rnn(input, seed=torch.tensor([1, 2, 3]))
     """
 
+    _counterpart = nn.RNN
+
     def __init__(
         self,
         input_size: int,
@@ -216,22 +218,3 @@ class RNN(RNNBase):
     def nonlinearity(self, value: Nonlinearity) -> None:
         check_choice("nonlinearity", value, NONLINEARITIES)
         self.mode = rnn_mode(value)
-
-    @classmethod
-    def from_torch(cls, rnn: nn.RNN, **dropouts: Any) -> RNN:
-        """A copy of an ``nn.RNN``, its weights, device, dtype and mode, with this module's dropouts.
-
-        Args:
-            rnn: the ``nn.RNN`` to copy.
-            dropouts: those of this module's constructor, ``dropout`` (by default that of `rnn`) and ``mask_scope`` included.
-
-        Raises:
-            TypeError: `rnn` is no ``nn.RNN``, or an argument is unknown.
-        """
-        if not isinstance(rnn, nn.RNN):
-            raise TypeError(f"rnn should be a torch.nn.RNN, got {type(rnn).__name__}")
-        return copied(rnn, cls, **{"dropout": rnn.dropout, **dropouts})
-
-    def to_torch(self) -> nn.RNN:
-        """A copy as ``nn.RNN``: the same function in evaluation, zoneout apart; in training it has `dropout` only."""
-        return copied(self, nn.RNN, dropout=self.dropout)

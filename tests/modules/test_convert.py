@@ -99,7 +99,7 @@ def test_from_torch_repeats_no_warning():
 
 @pytest.mark.parametrize("wrong", [nn.LSTM(3, 5), nn.RNNCell(3, 5), None])
 def test_from_torch_of_something_else(wrong):
-    with pytest.raises(TypeError, match=f"rnn should be a torch.nn.RNN, got {type(wrong).__name__}"):
+    with pytest.raises(TypeError, match=f"module should be a torch.nn.RNN, got {type(wrong).__name__}"):
         RNN.from_torch(wrong)
     with pytest.raises(TypeError):
         RNN.from_torch(nn.RNN(3, 5), cell_dropout=0.5)
@@ -119,7 +119,7 @@ def test_cells(options):
             assert torch.equal(p, q) and p.requires_grad == q.requires_grad and p.dtype == q.dtype
             assert p.data_ptr() != q.data_ptr()
     for wrong in (nn.RNN(3, 5), nn.LSTMCell(3, 5), None):
-        with pytest.raises(TypeError, match=f"cell should be a torch.nn.RNNCell, got {type(wrong).__name__}"):
+        with pytest.raises(TypeError, match=f"module should be a torch.nn.RNNCell, got {type(wrong).__name__}"):
             RNNCell.from_torch(wrong)
     with pytest.raises(TypeError):
         RNNCell.from_torch(theirs, dropout=0.5)
