@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rnndrop.cell import CELLS
 from rnndrop.kernels.launch import MaskBits
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -104,6 +105,35 @@ def sequence(
     def backward(T, dtype, device):
         module, x, h_0, w, masks = tensors(T, dtype, device)
         module.backward(x, h_0, x, w, masks, **options(T))
+
+    return {"forward": forward, "backward": backward}
+
+
+def gated_sequence(
+    strategy: str, cell: str, H: int, *, tf32: bool = True, kinds: tuple[str, ...] = ("hidden",), packed: bool = False
+) -> dict[str, Run]:
+    """As `sequence`, of a GRU or an LSTM."""
+
+    def tensors(T, dtype, device):
+        rows = (T * 16,) if packed else (T, 16)
+        y = torch.zeros(*rows, H, dtype=dtype, device=device)
+        bits = torch.zeros(T * 16, -(-H // 32), dtype=torch.int32, device=device)
+        module = importlib.import_module(f"rnndrop.kernels.gated_{strategy}")
+        masks = dict.fromkeys(kinds, MaskBits(bits, 4 / 3))
+        return module, y, [y.new_zeros(16, H)] * len(CELLS[cell].states), y.new_zeros(CELLS[cell].gates * H, H), masks
+
+    def options(T):
+        return {"cell": cell, "tf32": tf32} | ({"sizes": (16,) * T} if packed else {})
+
+    def forward(T, dtype, device):
+        module, y, states, w, masks = tensors(T, dtype, device)
+        x = y.new_zeros(*y.shape[:-1], CELLS[cell].gates * H)
+        module.forward(x, states, w, masks, b_hn=w.new_zeros(H) if cell == "GRU" else None, **options(T))
+
+    def backward(T, dtype, device):
+        module, y, states, w, masks = tensors(T, dtype, device)
+        saved = [y.new_zeros(*y.shape[:-1], n * H) for n in CELLS[cell].saved]
+        module.backward(y, states, states, y, saved, w, masks, **options(T))
 
     return {"forward": forward, "backward": backward}
 
