@@ -46,7 +46,7 @@ from .launch import (
 from .mask_bits import words, words_keep
 from .plan import GATES, CooperativePlan, Extras, plan_gated_cooperative
 from .product import clear_padding, precision
-from .split_product import axis_of_chunk, of_four_gates, of_state, times_slice
+from .split_product import as_operand, of_four_gates, of_state, place, tile_of_rows, times_slice
 
 
 @triton.jit
@@ -66,14 +66,14 @@ def load_gates_slice(
     WARPS: tl.constexpr,
 ):
     """W_hh.T in this program's columns of all gates, side by side, as `times_slice` takes it."""
-    n = tl.arange(0, 4 * SLICE)[None, None, :]
-    gate, column = n // SLICE, tl.program_id(0) * SLICE + n % SLICE
-    there = (gate < GATES) & (column < WIDTH)
+    NEAR: tl.constexpr = 32 // w_hh_ptr.dtype.element_ty.primitive_bitwidth
     chunks = ()
     for i in tl.static_range(tl.cdiv(WIDTH, CHUNK)):
-        k = axis_of_chunk(i, CHUNK, WARPS)[:, :, None]
+        n, k = tile_of_rows(i, 4 * SLICE, CHUNK // WARPS, WARPS, NEAR)
+        gate, column = n // SLICE, tl.program_id(0) * SLICE + n % SLICE
         at = (block_of_gate(gate, CELL) * WIDTH + column) * WIDTH + k
-        chunks += (tl.load(w_hh_ptr + at, mask=there & (k < WIDTH), other=0.0),)
+        x = tl.load(w_hh_ptr + at, mask=(gate < GATES) & (column < WIDTH) & (k < WIDTH), other=0.0)
+        chunks += (tl.permute(as_operand(x, NEAR), (0, 2, 1)),)
     return chunks
 
 
@@ -88,12 +88,17 @@ def load_state_slice(
     WARPS: tl.constexpr,
 ):
     """This program's columns of W_hh, as `times_slice` takes them."""
-    column = tl.program_id(0) * SLICE + tl.arange(0, SLICE)[None, None, :]
+    PART: tl.constexpr = CHUNK // WARPS
+    NEAR: tl.constexpr = 32 // w_hh_ptr.dtype.element_ty.primitive_bitwidth
+    block, warp = tl.arange(0, PART // 16)[:, None, None, None], tl.arange(0, WARPS)[None, :, None, None]
+    position = block * 16 + tl.arange(0, 16)[None, None, :, None]
+    column = tl.program_id(0) * SLICE + tl.arange(0, SLICE)[None, None, None, :]
     chunks = ()
     for i in tl.static_range(tl.cdiv(GATES * WIDTH, CHUNK)):
-        k = axis_of_chunk(i, CHUNK, WARPS)[:, :, None]
+        k = place(i, warp, position, PART, WARPS, NEAR)
         at = (block_of_gate(k // WIDTH, CELL) * WIDTH + k % WIDTH) * WIDTH + column
-        chunks += (tl.load(w_hh_ptr + at, mask=(column < WIDTH) & (k < GATES * WIDTH), other=0.0),)
+        x = tl.load(w_hh_ptr + at, mask=(column < WIDTH) & (k < GATES * WIDTH), other=0.0)
+        chunks += (tl.reshape(tl.permute(x, (1, 0, 2, 3)), (WARPS, PART, SLICE)),)
     return chunks
 
 
@@ -250,7 +255,7 @@ def forward_kernel(
             if tile == group:
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
 
-            total = times_slice(source_ptr + b * WIDTH, size - b, w, WIDTH, WIDTH, CHUNK, AHEAD, PRECISION)
+            total = times_slice(source_ptr + b * WIDTH, size - b, w, WIDTH, WIDTH, AHEAD, PRECISION)
             first, second, third, fourth = of_four_gates(total)
             first, second = clear_padding(first, column, H, WIDTH), clear_padding(second, column, H, WIDTH)
             third, fourth = clear_padding(third, column, H, WIDTH), clear_padding(fourth, column, H, WIDTH)
@@ -393,7 +398,7 @@ def backward_kernel(
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
 
             source_ptr = grad_gates_ptr + (start_after + b) * 4 * WIDTH
-            total = times_slice(source_ptr, size_after - b, w, GATES * WIDTH, 4 * WIDTH, CHUNK, AHEAD, PRECISION)
+            total = times_slice(source_ptr, size_after - b, w, GATES * WIDTH, 4 * WIDTH, AHEAD, PRECISION)
             grad_h = dropped(of_state(total), keeps(recurrent, column), recurrent_scale)
             grad_h = tl.where(following & (column < H), grad_h, 0.0)
             if passing_h_ptr is not None:

@@ -277,7 +277,7 @@ def _gated_chunk(H: int, slice: int, warps: int, dtype: torch.dtype, copies: int
     """The chunk of W_hh.T that pads it least, the largest of several, and the bytes of shared memory: the slice of four
     gates, and the larger of a chunk of a batch tile's h and the warps' sums, which meet there."""
     smallest = 16 * warps  # 16 for each warp, as the tensor cores take them
-    largest = 1024 if dtype != torch.float32 else 256  # with more, registers spill
+    largest = (64 if dtype != torch.float32 else 16) * slice  # with more, registers spill
     chunks = [chunk for chunk in (smallest << n for n in range(8)) if chunk <= largest]
     chunk = min(chunks, key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk))
     weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize

@@ -13,40 +13,74 @@ import triton.language as tl
 from .product import multiply
 
 
-@triton.jit
-def axis_of_chunk(i, CHUNK: tl.constexpr, WARPS: tl.constexpr):
-    """What chunk i of the axis holds, a part for each warp, (WARPS, CHUNK / WARPS)."""
-    PART: tl.constexpr = CHUNK // WARPS
-    return i * CHUNK + tl.arange(0, WARPS)[:, None] * PART + tl.arange(0, PART)[None, :]
+# Of 8 (fp32) or 16 places of the axis, those that one mma instruction takes, lane q of each four holds 1 or 2 neighbours in
+# either half. In memory what a lane holds of two instructions is side by side, so that it loads it by one access: the left
+# operand comes from memory without a way through shared memory. NEAR is those 1 or 2, MINE what is side by side.
 
 
 @triton.jit
-def load_rows(source_ptr, rows, i, LENGTH: tl.constexpr, STRIDE: tl.constexpr, CHUNK: tl.constexpr, WARPS: tl.constexpr):
-    """Chunk i of the first so many of 16 rows of LENGTH elements. Other programs wrote them: .cg reads from the L2 cache."""
-    row, k = tl.arange(0, 16)[None, :, None], axis_of_chunk(i, CHUNK, WARPS)[:, None, :]
-    return tl.load(source_ptr + row * STRIDE + k, mask=(row < rows) & (k < LENGTH), other=0.0, cache_modifier=".cg")
+def place(i, warp, position, PART: tl.constexpr, WARPS: tl.constexpr, NEAR: tl.constexpr):
+    """Where on the axis that is, in memory, which a warp multiplies at a position of its part of chunk i."""
+    MINE: tl.constexpr = min(4 * NEAR, PART // 4)
+    of_block = position % (4 * MINE)
+    lane, half, instruction = of_block // NEAR % 4, of_block // (4 * NEAR) % 2, of_block // (8 * NEAR)
+    k = position - of_block + lane * MINE + instruction * 2 * NEAR + half * NEAR + of_block % NEAR
+    return (i * WARPS + warp) * PART + k
+
+
+@triton.jit
+def tile_of_rows(i, ROWS: tl.constexpr, PART: tl.constexpr, WARPS: tl.constexpr, NEAR: tl.constexpr):
+    """Rows and places on the axis of chunk i in the order in which they are loaded: (blocks, ROWS / 8, WARPS, 8, 4, MINE)."""
+    MINE: tl.constexpr = min(4 * NEAR, PART // 4)
+    BLOCKS: tl.constexpr = PART // (4 * MINE)
+    row = tl.arange(0, ROWS // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    block, lane = tl.arange(0, BLOCKS)[:, None, None, None], tl.arange(0, 4)[None, None, :, None]
+    warp = tl.arange(0, WARPS)[None, :, None, None]
+    k = (i * WARPS + warp) * PART + (block * 4 + lane) * MINE + tl.arange(0, MINE)[None, None, None, :]
+    return row[None, :, None, :, None, None], k[:, None, :, None, :, :]
+
+
+@triton.jit
+def as_operand(x, NEAR: tl.constexpr):
+    """What is loaded in that order as (WARPS, ROWS, PART)."""
+    BLOCKS: tl.constexpr = x.shape[0]
+    ROWS: tl.constexpr = x.shape[1] * 8
+    WARPS: tl.constexpr = x.shape[2]
+    MINE: tl.constexpr = x.shape[5]
+    x = tl.reshape(x, (BLOCKS, ROWS // 8, WARPS, 8, 4, MINE // (2 * NEAR), 2, NEAR))
+    return tl.reshape(tl.permute(x, (2, 1, 3, 0, 5, 6, 4, 7)), (WARPS, ROWS, BLOCKS * 4 * MINE))
+
+
+@triton.jit
+def load_rows(source_ptr, rows, i, LENGTH: tl.constexpr, STRIDE: tl.constexpr, PART: tl.constexpr, WARPS: tl.constexpr):
+    """Chunk i of the first so many of 16 rows of LENGTH elements, (WARPS, 16, PART). Other programs wrote them: .cg reads
+    from the L2 cache."""
+    NEAR: tl.constexpr = 32 // source_ptr.dtype.element_ty.primitive_bitwidth
+    row, k = tile_of_rows(i, 16, PART, WARPS, NEAR)
+    x = tl.load(source_ptr + row * STRIDE + k, mask=(row < rows) & (k < LENGTH), other=0.0, cache_modifier=".cg")
+    return as_operand(x, NEAR)
 
 
 @triton.jit
 def times_slice(
     source_ptr,
     rows,
-    w,  # a tuple of (WARPS, CHUNK / WARPS, N)
+    w,  # a tuple of (WARPS, PART, N)
     LENGTH: tl.constexpr,
     STRIDE: tl.constexpr,
-    CHUNK: tl.constexpr,
     AHEAD: tl.constexpr,  # chunks whose rows are asked for before they are multiplied
     PRECISION: tl.constexpr,
 ):
     """The warps' sums, (WARPS, 16, N)."""
     WARPS: tl.constexpr = w[0].shape[0]
+    PART: tl.constexpr = w[0].shape[1]
     total = tl.zeros([WARPS, 16, w[0].shape[2]], tl.float32)
     asked = ()
     for i in tl.static_range(min(AHEAD, len(w))):
-        asked += (load_rows(source_ptr, rows, i, LENGTH, STRIDE, CHUNK, WARPS),)
+        asked += (load_rows(source_ptr, rows, i, LENGTH, STRIDE, PART, WARPS),)
     for i in tl.static_range(len(w)):
         if i + AHEAD < len(w):
-            asked += (load_rows(source_ptr, rows, i + AHEAD, LENGTH, STRIDE, CHUNK, WARPS),)
+            asked += (load_rows(source_ptr, rows, i + AHEAD, LENGTH, STRIDE, PART, WARPS),)
         total = multiply(asked[i], w[i], total, PRECISION)
     return total
 

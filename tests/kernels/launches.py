@@ -138,9 +138,14 @@ def gated_sequence(
     return {"forward": forward, "backward": backward}
 
 
-def _sequence(strategy: str, H: int, dtypes: tuple[torch.dtype, ...], sizes: tuple[int, int]) -> None:
-    for direction, run in sequence(strategy, H).items():
-        LAUNCHES.append(Launch(f"{strategy} {direction} H={H}", run, dtypes, sizes, "step"))
+def _sequence(strategy: str, H: int, dtypes: tuple[torch.dtype, ...], sizes: tuple[int, int], cell: str = "RNN") -> None:
+    runs = sequence(strategy, H) if cell == "RNN" else gated_sequence(strategy, cell, H)
+    for direction, run in runs.items():
+        LAUNCHES.append(Launch(sequence_name(strategy, cell, direction, H), run, dtypes, sizes, "step"))
+
+
+def sequence_name(strategy: str, cell: str, direction: str, H: int) -> str:
+    return f"{strategy} {direction} H={H}" if cell == "RNN" else f"{strategy} {cell} {direction} H={H}"
 
 
 for _H in (64, 128):
@@ -149,3 +154,7 @@ _sequence("resident", 256, (torch.bfloat16,), (4, 8))
 for _H in (512, 1024):
     _sequence("cooperative", _H, (torch.bfloat16,), (2, 4))
 _sequence("stepwise", 128, FLOATS, (2, 4))
+
+for _cell in ("LSTM", "GRU"):
+    for _H in (512, 1024):
+        _sequence("cooperative", _H, (torch.bfloat16,), (2, 4), _cell)
