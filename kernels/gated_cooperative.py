@@ -46,7 +46,7 @@ from .launch import (
 from .mask_bits import words, words_keep
 from .plan import GATES, CooperativePlan, Extras, plan_gated_cooperative
 from .product import clear_padding, precision
-from .split_product import as_operand, of_four_gates, of_state, place, tile_of_rows, times_slice
+from .split_product import as_operand, of_four_gates, of_state, tile_of_rows, times_slice
 
 
 @triton.jit
@@ -88,17 +88,15 @@ def load_state_slice(
     WARPS: tl.constexpr,
 ):
     """This program's columns of W_hh, as `times_slice` takes them."""
-    PART: tl.constexpr = CHUNK // WARPS
     NEAR: tl.constexpr = 32 // w_hh_ptr.dtype.element_ty.primitive_bitwidth
-    block, warp = tl.arange(0, PART // 16)[:, None, None, None], tl.arange(0, WARPS)[None, :, None, None]
-    position = block * 16 + tl.arange(0, 16)[None, None, :, None]
-    column = tl.program_id(0) * SLICE + tl.arange(0, SLICE)[None, None, None, :]
     chunks = ()
     for i in tl.static_range(tl.cdiv(GATES * WIDTH, CHUNK)):
-        k = place(i, warp, position, PART, WARPS, NEAR)
+        n, k = tile_of_rows(i, SLICE, CHUNK // WARPS, WARPS, NEAR)
+        n, k = tl.permute(n, (5, 0, 1, 2, 3, 4)), tl.permute(k, (5, 0, 1, 2, 3, 4))
+        column = tl.max_contiguous(tl.program_id(0) * SLICE + n, [1, 1, 1, 1, 1, 1])
         at = (block_of_gate(k // WIDTH, CELL) * WIDTH + k % WIDTH) * WIDTH + column
         x = tl.load(w_hh_ptr + at, mask=(column < WIDTH) & (k < GATES * WIDTH), other=0.0)
-        chunks += (tl.reshape(tl.permute(x, (1, 0, 2, 3)), (WARPS, PART, SLICE)),)
+        chunks += (tl.permute(as_operand(tl.permute(x, (1, 2, 3, 4, 5, 0)), NEAR), (0, 2, 1)),)
     return chunks
 
 

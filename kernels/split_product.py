@@ -13,24 +13,14 @@ import triton.language as tl
 from .product import multiply
 
 
-# Of 8 (fp32) or 16 places of the axis, those that one mma instruction takes, lane q of each four holds 1 or 2 neighbours in
-# either half. In memory what a lane holds of two instructions is side by side, so that it loads it by one access: the left
-# operand comes from memory without a way through shared memory. NEAR is those 1 or 2, MINE what is side by side.
-
-
-@triton.jit
-def place(i, warp, position, PART: tl.constexpr, WARPS: tl.constexpr, NEAR: tl.constexpr):
-    """Where on the axis that is, in memory, which a warp multiplies at a position of its part of chunk i."""
-    MINE: tl.constexpr = min(4 * NEAR, PART // 4)
-    of_block = position % (4 * MINE)
-    lane, half, instruction = of_block // NEAR % 4, of_block // (4 * NEAR) % 2, of_block // (8 * NEAR)
-    k = position - of_block + lane * MINE + instruction * 2 * NEAR + half * NEAR + of_block % NEAR
-    return (i * WARPS + warp) * PART + k
+# Of 8 (fp32) or 16 places of the axis, those that one mma instruction takes, lane q of each four holds NEAR neighbours, 1 or 2,
+# in either half. In memory the MINE elements that a lane holds of two instructions are side by side, so that a lane loads them
+# by one access, and where it needs them. A tile's axes, as it is loaded: blocks, row // 8, warp, row % 8, lane, MINE.
 
 
 @triton.jit
 def tile_of_rows(i, ROWS: tl.constexpr, PART: tl.constexpr, WARPS: tl.constexpr, NEAR: tl.constexpr):
-    """Rows and places on the axis of chunk i in the order in which they are loaded: (blocks, ROWS / 8, WARPS, 8, 4, MINE)."""
+    """Rows of chunk i of a tile, and places on the axis."""
     MINE: tl.constexpr = min(4 * NEAR, PART // 4)
     BLOCKS: tl.constexpr = PART // (4 * MINE)
     row = tl.arange(0, ROWS // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
@@ -42,7 +32,7 @@ def tile_of_rows(i, ROWS: tl.constexpr, PART: tl.constexpr, WARPS: tl.constexpr,
 
 @triton.jit
 def as_operand(x, NEAR: tl.constexpr):
-    """What is loaded in that order as (WARPS, ROWS, PART)."""
+    """A tile as (WARPS, ROWS, PART)."""
     BLOCKS: tl.constexpr = x.shape[0]
     ROWS: tl.constexpr = x.shape[1] * 8
     WARPS: tl.constexpr = x.shape[2]
