@@ -9,7 +9,8 @@ from . import __version__
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m rnndrop", description="RNN, LSTM and GRU with dropout inside the recurrence.")
+    description = "RNN, LSTM and GRU with dropout inside the recurrence."
+    parser = argparse.ArgumentParser(prog="python -m rnndrop", description=description)
     parser.add_argument("--version", action="version", version=f"rnndrop {__version__}")
     commands = parser.add_subparsers(title="commands", required=True)
     demo = commands.add_parser("demo", help="train small models with and without dropout; write pictures and metrics.json")
