@@ -208,8 +208,8 @@ def gated_kinds(case: Case) -> Iterator[Case]:
 
 def _quick(device: str) -> Iterator[Case]:
     plain = HEADLINE["RNN"]
-    yield from (replace(case, who="everyone" if case in (plain[1], plain[6]) else "most") for case in plain[:7])
-    yield from (replace(case, who="two" if case.H == 650 else "most") for case in GATED)
+    for case in [*plain[:7], *GATED]:
+        yield replace(case, who="two" if case.flops() > 4e10 else "everyone" if case in (plain[1], plain[6]) else "most")
     yield from (replace(cases[2], pass_="forward", who="two") for cases in HEADLINE.values())
     yield replace(ONE, pass_="inference")
     if device == "cuda":

@@ -43,7 +43,7 @@ METHOD = """\
 - "matrix products" is the limit of any implementation that calls the same library: the products of the layer alone, outputs
   preallocated.
 - The compiled loop has its step under torch.compile (compiling the unrolled loop takes minutes). Keras masks the recurrent
-  input once a sequence, and that of each gate of an LSTM or GRU by itself.
+  input once a sequence, and that of each gate of an LSTM or GRU by itself. haste drops elements of the recurrent weight.
 - Bytes held for backward are whole storages seen by `saved_tensors_hooks`, each once, without weights and input."""
 GROUPS = {
     "dropout": "Kinds of dropout beside what others have",
