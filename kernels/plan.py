@@ -217,7 +217,33 @@ def plan_resident(
 def plan_gated_resident(
     H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
 ) -> ResidentPlan:
-    return ResidentPlan(0, 0, 0, 0, 0, 0, 0, 0, "to come")
+    """A program owns 16 rows of the batch and all columns of all gates; W_hh is in its registers."""
+    columns = max(16, _power_of_2(H))
+    warps = min(columns // 16, 8)
+    number = dtype.itemsize * _copies(dtype, tf32, device)
+    weight, shared = GATES[cell] * columns * columns * number, ROWS * columns * number
+    on_chip = weight + shared
+    if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers, one gate after the other
+        shared = max(shared, weight // GATES[cell])
+    registers = weight // (warps * 32 * 4)
+    reason = _unfit(dtype, device)
+    if not reason and registers > MOST_REGISTERS:
+        reason = (
+            f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
+        )
+    if not reason and shared > device.max_shared_mem:
+        reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+    return ResidentPlan(
+        rows=ROWS,
+        width=_width(H),
+        columns=columns,
+        repeats=columns // 16 // warps,
+        warps=warps,
+        programs=_ceil_div(B, ROWS),
+        on_chip=on_chip,
+        shared=shared,
+        reason=reason,
+    )
 
 
 @lru_cache(1024)
