@@ -198,3 +198,5 @@ def _gated_sequence(
 
 _gated_sequence("stepwise", 128, FLOATS, (2, 4))
 _gated_sequence("stepwise", 128, (torch.float32, torch.bfloat16), (2, 4), every_mask=True)
+for _H in (512, 1024):
+    _gated_sequence("cooperative", _H, (torch.bfloat16,), (2, 4))
