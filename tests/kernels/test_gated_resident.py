@@ -4,8 +4,6 @@ import pytest
 import torch
 
 from rnndrop.kernels import gated_resident
-from rnndrop.kernels.launch import MaskBits
-from tests.triton_driver import backend
 
 from . import gated_sequences
 from .gated_sequences import Case, every_kind
