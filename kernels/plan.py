@@ -282,7 +282,32 @@ def plan_cooperative(
 def plan_gated_cooperative(
     H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
 ) -> CooperativePlan:
-    return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, "to come")
+    """As `plan_cooperative`, of all gates of a slice's columns: 16, or 8 where more do not fit. A thread has one row and
+    column."""
+    reason = _unfit(dtype, device)
+    copies = _copies(dtype, tf32, device)
+    for slice in () if reason else (16, 8):
+        warps, slices = ROWS * slice // device.warp_size, _ceil_div(H, slice)
+        chunk, shared = _gated_chunk(H, slice, warps, dtype, copies)
+        if shared > device.max_shared_mem:
+            reason = f"{slice} columns need {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+        elif slices > device.num_sms:
+            reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
+        else:
+            groups = max(1, min(_ceil_div(B, ROWS), device.num_sms // slices))
+            return CooperativePlan(slice, ROWS, _width(H), chunk, warps, slices, groups, shared, "")
+    return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
+
+
+def _gated_chunk(H: int, slice: int, warps: int, dtype: torch.dtype, copies: int) -> tuple[int, int]:
+    """The chunk of W_hh.T that pads it least, the largest of several, and the bytes of shared memory: the slice of four
+    gates, and the larger of a chunk of a batch tile's h and the warps' sums, which meet there."""
+    smallest = 16 * warps  # 16 for each warp, as the tensor cores take them
+    largest = (64 if dtype != torch.float32 else 16) * slice  # with more, registers spill
+    chunks = [chunk for chunk in (smallest << n for n in range(8)) if chunk <= largest]
+    chunk = min(chunks, key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk))
+    weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
+    return chunk, weight + max(ROWS * chunk * dtype.itemsize, warps * ROWS * 4 * slice * 4)
 
 
 def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:

@@ -59,8 +59,6 @@ def choose(strategy: str, problem: Problem) -> Choice:
         return _on_cuda(problem)
     if kind not in ("cpu", "meta"):
         return Choice("reference", f"there are no kernels for {kind}: {REASONS['reference']}")
-    if problem.steps > 1 and problem.cell in ("GRU", "LSTM"):
-        return Choice("reference", f"to come: {REASONS['reference']}")
     return ONE_STEP if problem.steps == 1 else ON_THE_CPU
 
 

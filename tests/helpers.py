@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,19 +26,38 @@ EACH_KIND = {  # of a module of two layers
     "zoneout": dict(zoneout=0.15),
 }
 EVERY_KIND = {name: p for rates in EACH_KIND.values() for name, p in rates.items()}
+GATED = ("GRU", "LSTM")
+OF_CELL = {"GRU": {"candidate": dict(candidate_dropout=0.25)}}  # what a cell has besides
+OF_CELL["LSTM"] = OF_CELL["GRU"] | {"cell": dict(cell_dropout=0.2), "cell_zoneout": dict(cell_zoneout=0.35)}
 OUTSIDE = {name: EVERY_KIND[name] for name in ("dropout", "input_dropout", "output_dropout", "weight_dropout")}
 INSIDE = {name: p for name, p in EVERY_KIND.items() if name not in OUTSIDE}
 STEPS, BATCH, INPUTS, COLUMNS = 5, 3, 4, 17
 
 
+def each_kind(cell: str) -> dict[str, dict[str, float]]:
+    """Each kind of dropout that a module of this cell has."""
+    return EACH_KIND | OF_CELL.get(cell, {})
+
+
+def every_kind(cell: str) -> dict[str, float]:
+    return {name: p for rates in each_kind(cell).values() for name, p in rates.items()}
+
+
+def inside(cell: str) -> dict[str, float]:
+    return {name: p for name, p in every_kind(cell).items() if name not in OUTSIDE}
+
+
 # Cases.
 
 
-def make_layer(steps=STEPS, batch=BATCH, inputs=INPUTS, columns=COLUMNS, *, dtype=torch.float64, bias=True, kink=True):
+def make_layer(
+    steps=STEPS, batch=BATCH, inputs=INPUTS, columns=COLUMNS, *, cell="RNN", dtype=torch.float64, bias=True, kink=True
+):
     """Leaves of a freshly initialised layer, {name: tensor}. `kink` False: every pre-activation is far from 0, so that
     rounding does not switch a relu."""
-    shapes = dict(w_ih=(columns, inputs), w_hh=(columns, columns)) | (dict(b_ih=(columns,), b_hh=(columns,)) if bias else {})
-    leaves = dict(input=torch.randn(steps, batch, inputs), h_0=torch.randn(batch, columns))
+    rows, states = {"RNN": 1, "GRU": 3, "LSTM": 4}[cell] * columns, ["h_0", "c_0"][: 1 + (cell == "LSTM")]
+    shapes = dict(w_ih=(rows, inputs), w_hh=(rows, columns)) | (dict(b_ih=(rows,), b_hh=(rows,)) if bias else {})
+    leaves = dict(input=torch.randn(steps, batch, inputs)) | {name: torch.randn(batch, columns) for name in states}
     leaves |= {name: torch.empty(shape).uniform_(-1, 1) / columns**0.5 for name, shape in shapes.items()}
     if not kink:
         leaves["w_ih"], leaves["w_hh"] = leaves["w_ih"] / 4, leaves["w_hh"] / 4
@@ -45,18 +65,20 @@ def make_layer(steps=STEPS, batch=BATCH, inputs=INPUTS, columns=COLUMNS, *, dtyp
     return {name: leaf.to(dtype).requires_grad_() for name, leaf in leaves.items()}
 
 
-def make_rnn(**options) -> rnndrop.RNN:
-    """In float64, without the warning about dropout of a single layer."""
+def make_rnn(cell: str = "RNN", **options) -> Any:
+    """A module of layers in float64, without the warning about dropout of a single layer."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return rnndrop.RNN(**{"input_size": INPUTS, "hidden_size": COLUMNS, "dtype": torch.float64, **options})
+        return getattr(rnndrop, cell)(**{"input_size": INPUTS, "hidden_size": COLUMNS, "dtype": torch.float64, **options})
 
 
-def inputs_of(rnn: rnndrop.RNN, steps: int = STEPS, batch: int = BATCH) -> tuple[Tensor, Tensor]:
-    """x (T, B, I) and hx."""
-    dtype = rnn.weight_ih_l0.dtype
+def inputs_of(rnn: Any, steps: int = STEPS, batch: int = BATCH) -> tuple[Tensor, Any]:
+    """x (T, B, I) and hx, of an LSTM a pair."""
+    dtype, rows = rnn.weight_ih_l0.dtype, rnn.num_layers * rnn.num_directions
     x = torch.randn(steps, batch, rnn.input_size, dtype=dtype)
-    return x, torch.randn(rnn.num_layers * rnn.num_directions, batch, rnn.hidden_size, dtype=dtype)
+    widths = [getattr(rnn, "proj_size", 0) or rnn.hidden_size, rnn.hidden_size][: 1 + (rnn.cell.name == "LSTM")]
+    hx = tuple(torch.randn(rows, batch, width, dtype=dtype) for width in widths)
+    return x, hx if len(hx) > 1 else hx[0]
 
 
 def keep(seed, rows: int, columns: int, p: float, **where) -> Tensor:

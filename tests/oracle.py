@@ -18,9 +18,7 @@ from rnndrop.mask import Mask
 from rnndrop.steps import Steps
 from tests.stream import scale_of, threshold_of
 
-PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 KINDS = {
     "hidden": "hidden_dropout",
     "recurrent": "recurrent_dropout",
@@ -29,8 +27,15 @@ KINDS = {
     "output": "output_dropout",
     "weight": "weight_dropout",
     "zoneout": "zoneout",
+    "cell": "cell_dropout",
+    "cell_zoneout": "cell_zoneout",
+    "candidate": "candidate_dropout",
 }
-INSIDE = "hidden", "recurrent", "zoneout"
+INSIDE = {"RNN": ("hidden", "recurrent", "zoneout")}
+INSIDE["GRU"] = *INSIDE["RNN"], "candidate"
+INSIDE["LSTM"] = *INSIDE["GRU"], "cell", "cell_zoneout"
+OF_C = "cell", "cell_zoneout", "candidate"  # as wide as an LSTM's cell state
+ZONEOUTS = "zoneout", "cell_zoneout"
 Seed = int | Sequence[int]  # one, or one for each sequence
 
 
@@ -50,29 +55,30 @@ def mask_over_time(seed: Seed, steps: int, batch: int, columns: int, p: float, s
 
 def scope_of(kind: str, mask_scope) -> str:
     """ "step" of zoneout, and of what a mapping does not name."""
-    if kind == "zoneout":
+    if kind in ZONEOUTS:
         return "step"
     return mask_scope if isinstance(mask_scope, str) else mask_scope.get(kind, "step")
 
 
 def layer(
     x: Tensor,
-    h_0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None = None,
-    b_hh: Tensor | None = None,
-    *,
+    *leaves: Tensor | None,
     seed: Seed = 0,
     mask_scope="step",
+    cell: str = "RNN",
     nonlinearity: str = "tanh",
     layer: int = 0,
     direction: int = 0,
     lengths: Sequence[int] | None = None,
     **rates: float,
-) -> tuple[Tensor, Tensor]:
-    """(T, B, I) and (B, H) to (T, B, H) and (B, H). `rates`: any but `dropout`."""
-    (count, batch), columns = x.shape[:2], w_hh.shape[1]
+) -> tuple[Tensor, ...]:
+    """(T, B, I), and (B, H) of each state, to (T, B, H), and (B, H) of each state at the end.
+
+    leaves: the states, w_ih, w_hh, and the biases and w_hr where there are any. rates: any but `dropout`.
+    """
+    of_cell = CELLS[rnn_mode(nonlinearity) if cell == "RNN" else cell]
+    states, (w_ih, w_hh, *others) = leaves[: len(of_cell.states)], leaves[len(of_cell.states) :]
+    (count, batch), columns = x.shape[:2], states[0].shape[1]
     lengths = [count] * batch if lengths is None else list(lengths)
     order = sorted(range(batch), key=lambda b: -lengths[b])
     sizes = torch.tensor([sum(length > t for length in lengths) for t in range(count)])
@@ -89,58 +95,64 @@ def layer(
         first = seed if isinstance(seed, int) else seed[0]
         w_hh = w_hh * mask(first, *w_hh.shape, rates["weight_dropout"], kind="weight", **where)
     masks = {}
-    for kind in INSIDE:
+    for kind in INSIDE[cell]:
         if p := rates.get(KINDS[kind]):
-            scale = 1.0 if kind == "zoneout" else scale_of(threshold_of(p))
-            masks[kind] = Mask(over_time(kind, columns, **where)[time, place] != 0, scale)
-    steps, cell = Steps(count, batch, sizes, bool(direction)), CELLS[rnn_mode(nonlinearity)]
-    packed, (last,) = reference.layer(x[time, place], [h_0[order]], Weights(w_ih, w_hh, b_ih, b_hh), masks, steps, cell)
+            scale = 1.0 if kind in ZONEOUTS else scale_of(threshold_of(p))
+            wide = states[-1 if kind in OF_C else 0].shape[1]
+            masks[kind] = Mask(over_time(kind, wide, **where)[time, place] != 0, scale)
+    steps, first = Steps(count, batch, sizes, bool(direction)), [state[order] for state in states]
+    packed, last = reference.layer(x[time, place], first, Weights(w_ih, w_hh, *others), masks, steps, of_cell)
     rows = torch.tensor(time), torch.tensor(place)
     output = packed.new_zeros(count, batch, columns).index_put(rows, packed)
     if rates.get("output_dropout"):
         output = output * over_time("output", columns, **where)
-    return output, last[torch.tensor(order).argsort()]
+    back = torch.tensor(order).argsort()
+    return output, *[state[back] for state in last]
 
 
 def network(
-    rnn: rnndrop.RNN,
+    rnn: rnndrop.modules.base.RNNBase,
     x: Tensor,
-    hx: Tensor,
+    hx: Tensor | tuple[Tensor, Tensor],
     seed: Seed,
     lengths: Sequence[int] | None = None,
     parameters: Mapping[str, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """An rnndrop.RNN in training: (T, B, I) and (layers * D, B, H) to (T, B, D * H) and h_n. `parameters`: in place of its."""
-    count, batch, _ = x.shape
+) -> tuple[Tensor, ...]:
+    """A module in training: (T, B, I), and (layers * D, B, H) of each state, to (T, B, D * H), and each state at the end.
+
+    parameters: in place of the module's.
+    """
+    (count, batch, _), kind_of_cell = x.shape, type(rnn).__name__
+    hx = hx if isinstance(hx, tuple) else (hx,)
     parameters = dict(rnn.named_parameters()) if parameters is None else parameters
-    directions, states, last_layer = 1 + rnn.bidirectional, [], rnn.num_layers - 1
+    directions, ends, last_layer = 1 + rnn.bidirectional, [], rnn.num_layers - 1
     for number in range(rnn.num_layers):
         outputs = []
-        rates = {name: getattr(rnn, name) for kind, name in KINDS.items() if kind not in ("between", "input", "output")}
-        rates |= dict(input_dropout=rnn.input_dropout) if number == 0 else {}
-        rates |= dict(output_dropout=rnn.output_dropout) if number == last_layer else {}
+        names = [KINDS[kind] for kind in ("weight", *INSIDE[kind_of_cell])]
+        names += ["input_dropout"] * (number == 0) + ["output_dropout"] * (number == last_layer)
         for direction in range(directions):
             end = f"_l{number}" + "_reverse" * direction
-            output, last = layer(
+            output, *last = layer(
                 x,
-                hx[number * directions + direction],
+                *[state[number * directions + direction] for state in hx],
                 *[parameters.get(name + end) for name in PARAMETERS],
                 seed=seed,
                 mask_scope=rnn.mask_scope,
-                nonlinearity=rnn.nonlinearity,
+                cell=kind_of_cell,
+                nonlinearity=getattr(rnn, "nonlinearity", "tanh"),
                 layer=number,
                 direction=direction,
                 lengths=lengths,
-                **rates,
+                **{name: getattr(rnn, name) for name in names},
             )
             if number < last_layer:
                 where = dict(kind="between", layer=number, direction=direction)
                 scope = scope_of("between", rnn.mask_scope)
-                output = output * mask_over_time(seed, count, batch, rnn.hidden_size, rnn.dropout, scope, **where)
+                output = output * mask_over_time(seed, count, batch, output.shape[-1], rnn.dropout, scope, **where)
             outputs.append(output)
-            states.append(last)
+            ends.append(last)
         x = torch.cat(outputs, -1)
-    return x, torch.stack(states)
+    return x, *[torch.stack(state) for state in zip(*ends, strict=True)]
 
 
 def tanh_dropout(x: Tensor, p: float, seed: int) -> Tensor:

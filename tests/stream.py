@@ -13,8 +13,8 @@ from torch import Tensor
 
 RANGE = 2**16
 WORD = 2**64 - 1
-NAMES = "hidden", "recurrent", "between", "input", "output", "weight", "zoneout", "cell", "cell_zoneout", "candidate"
-KINDS = {name: number for number, name in enumerate(NAMES)}
+KINDS = {"hidden": 0, "recurrent": 1, "between": 2, "input": 3, "output": 4, "weight": 5, "zoneout": 6}
+KINDS |= {"cell": 7, "cell_zoneout": 8, "candidate": 9}
 
 
 def philox4x64(counter, key):

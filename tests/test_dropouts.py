@@ -5,20 +5,21 @@ import pickle
 import pytest
 import torch
 
-from rnndrop import RNN, RNNCell
+from rnndrop import LSTM, RNN, LSTMCell
 from rnndrop.dropouts import Dropouts, check_choice
 from rnndrop.kinds import KINDS
 from tests.helpers import draws_nothing
 
 RATES = [kind.argument for kind in KINDS.values()]
-OF_CELLS = ["hidden_dropout", "recurrent_dropout", "zoneout"]
+OF_CELLS = [kind.argument for kind in KINDS.values() if kind.state is not None]
+ZONEOUTS = ["zoneout", "cell_zoneout"]
 BAD_RATES = [-0.1, 1.5, float("nan"), float("inf"), True, "0.5", None, [0.5], 1j]
 
 
 def makers(name):
     """Everything that has such a rate, as functions of it."""
-    found = [lambda p: Dropouts(**{name: p}), lambda p: RNN(3, 5, 2, **{name: p})]
-    return [*found, lambda p: RNNCell(3, 5, **{name: p})] if name in OF_CELLS else found
+    found = [lambda p: Dropouts(**{name: p}), lambda p: LSTM(3, 5, 2, **{name: p})]
+    return [*found, lambda p: LSTMCell(3, 5, **{name: p})] if name in OF_CELLS else found
 
 
 @pytest.mark.parametrize("value", BAD_RATES, ids=repr)
@@ -69,18 +70,18 @@ def test_what_is_dropped():
         assert bool(dropouts.inside) == (name in OF_CELLS) and dropouts.any(2)
         assert dropouts.any(1) == (name != "dropout")
         left = dropouts.in_evaluation()
-        assert left == (dropouts if name == "zoneout" else Dropouts())
+        assert left == (dropouts if name in ZONEOUTS else Dropouts())
 
 
 def test_the_scope_of_each_kind():
     """One word for all, or a word for some and "step" for the rest; zoneout is always per step, a weight's mask never."""
-    scoped = ["hidden", "recurrent", "between", "input", "output"]
+    scoped = ["hidden", "recurrent", "between", "input", "output", "cell", "candidate"]
     for scope in ("step", "sequence"):
-        assert [Dropouts(mask_scope=scope).per_step(kind) for kind in scoped] == [scope == "step"] * 5
+        assert [Dropouts(mask_scope=scope).per_step(kind) for kind in scoped] == [scope == "step"] * 7
     for kind in scoped:
         dropouts = Dropouts(mask_scope={kind: "sequence"})
         assert [each for each in scoped if not dropouts.per_step(each)] == [kind]
-        assert dropouts.per_step("zoneout") and not dropouts.per_step("weight")
+        assert dropouts.per_step("zoneout") and dropouts.per_step("cell_zoneout") and not dropouts.per_step("weight")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_the_scope_of_each_kind():
     [
         ({"hidden": "batch"}, "Unknown mask_scope of 'hidden' 'batch'. Select from 'step' or 'sequence'."),
         ({"zoneout": "step"}, "Unknown kind in mask_scope 'zoneout'. Select from 'hidden', 'recurrent', 'between'"),
+        ({"cell_zoneout": "step"}, "Unknown kind in mask_scope 'cell_zoneout'."),
         ({"weight": "sequence"}, "Unknown kind in mask_scope 'weight'."),
         ({"hidden": "step", 3: "step"}, "Unknown kind in mask_scope 3."),
     ],

@@ -117,9 +117,13 @@ def test_the_same_mask_in_every_dtype(strategy):
     assert all(torch.equal(m, keep(1, 30, 50, 0.3)) for m in masks)
 
 
+LAYERS = {functional.rnn_layer: "RNN", functional.gru_layer: "GRU", functional.lstm_layer: "LSTM"}
+each_layer = pytest.mark.parametrize("function", LAYERS, ids=lambda f: f.__name__)
+
+
 def refuses(error, words, function, **changed):
     """The call raises, and has drawn nothing."""
-    leaves = make_layer()
+    leaves = make_layer(cell=LAYERS.get(function, "RNN"))
     arguments = {"x": leaves["input"], "p": 0.5} if function is functional.tanh_dropout else {"hidden_dropout": 0.5, **leaves}
     with pytest.raises(error, match=words):
         draws_nothing(lambda: function(**{**arguments, **changed}))
@@ -128,7 +132,7 @@ def refuses(error, words, function, **changed):
 @pytest.mark.parametrize("p", [-0.1, 1.5, NAN, INF, True, None, "0.2"])
 @pytest.mark.parametrize("name", ["p", *(kind.argument for name, kind in KINDS.items() if name != "between")])
 def test_bad_probability(name, p):
-    function = functional.tanh_dropout if name == "p" else functional.rnn_layer
+    function = functional.tanh_dropout if name == "p" else functional.lstm_layer
     refuses(ValueError, f"^{name} should be a number in range .* got {re.escape(repr(p))}$", function, **{name: p})
 
 
@@ -174,8 +178,8 @@ def shaped(*shape, dtype=torch.float64):
         (dict(h_0=shaped(4, 17)), "Expected h_0 size"),
         (dict(h_0=shaped(3, 18)), "Expected h_0 size"),
         (dict(h_0=shaped(1, 3, 17)), "Expected h_0 size"),
-        (dict(w_hh=shaped(16, 17)), "Expected w_hh size"),
-        (dict(w_hh=shaped(17, 16)), "Expected h_0 size"),
+        (dict(w_hh=shaped(16, 17)), "Expected h_0 size"),
+        (dict(w_hh=shaped(17, 16)), "Expected w_hh size"),
         (dict(b_ih=shaped(16)), "Expected b_ih size"),
         (dict(b_hh=shaped(17, 1)), "Expected b_hh size"),
         (dict(input=shaped(6, 4), batch_sizes=[3, 2]), "batch_sizes should be positive"),
@@ -191,26 +195,59 @@ def test_shapes_that_do_not_match(changed, error, strategy):
     refuses(RuntimeError, error, functional.rnn_layer, strategy=strategy, **changed)
 
 
+@pytest.mark.parametrize(
+    "changed, error",
+    [
+        (dict(input=shaped(5, 3, 9)), r"Expected w_ih size \(68, 9\)"),
+        (dict(c_0=shaped(3, 16)), r"Expected c_0 size \(3, 17\), got \[3, 16\]"),
+        (dict(c_0=shaped(1, 3, 17)), "Expected c_0 size"),
+        (dict(c_0=shaped(3, 17, dtype=torch.float32)), "input and c_0 to have the same dtype"),
+        (dict(c_0=shaped(3, 17).to("meta")), "c_0 on meta"),
+        (dict(w_hh=shaped(69, 17)), "Expected w_hh size"),
+        (dict(w_hh=shaped(68, 16)), "Expected w_hh size"),
+        (dict(w_ih=shaped(51, 4)), "Expected w_ih size"),
+        (dict(b_ih=shaped(51)), "Expected b_ih size"),
+        (dict(b_hh=shaped(17)), "Expected b_hh size"),
+    ],
+)
+def test_shapes_of_an_lstm_that_do_not_match(changed, error):
+    refuses(RuntimeError, error, functional.lstm_layer, **changed)
+
+
+@each_layer
 @pytest.mark.parametrize("layer, direction", [(-1, 0), (2**31, 0), (0, 2), (0, -1)])
-def test_bad_numbers(layer, direction):
-    refuses(
-        ValueError, "layer should be at least 0 and direction 0 or 1", functional.rnn_layer, layer=layer, direction=direction
-    )
+def test_bad_numbers(function, layer, direction):
+    refuses(ValueError, "layer should be at least 0 and direction 0 or 1", function, layer=layer, direction=direction)
 
 
-def test_dtypes_that_torch_refuses_are_refused():
-    leaves = {name: leaf.detach().to(torch.int64) for name, leaf in make_layer().items()}
-    refuses(NotImplementedError, "not implemented for", functional.rnn_layer, **leaves)
+@each_layer
+def test_dtypes_that_torch_refuses_are_refused(function):
+    leaves = {name: leaf.detach().to(torch.int64) for name, leaf in make_layer(cell=LAYERS[function]).items()}
+    refuses(NotImplementedError, f"{function.__name__}. not implemented for", function, **leaves)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["auto", "reference"])
+@each_layer
 @pytest.mark.parametrize("p", [{}, dict(hidden_dropout=0.0, recurrent_dropout=0.0)])
-def test_a_layer_without_rates_draws_nothing(strategy, p):
+def test_a_layer_without_rates_draws_nothing(function, strategy, p):
     """A seed changes nothing, either."""
-    leaves = make_layer()
-    output, h_n = draws_nothing(lambda: functional.rnn_layer(**leaves, strategy=strategy, **p))
-    assert_equal(functional.rnn_layer(**leaves, strategy=strategy, seed=3, **p), (output, h_n))
+    leaves = make_layer(cell=LAYERS[function])
+    output, h_n = draws_nothing(lambda: function(**leaves, strategy=strategy, **p))
+    assert_equal(function(**leaves, strategy=strategy, seed=3, **p), (output, h_n))
     assert (output != 0).all()
+
+
+@each_layer
+@pytest.mark.parametrize("name", ["cell_dropout", "cell_zoneout", "candidate_dropout", "dropout", "nonlinearity"])
+def test_arguments_that_only_some_cells_have(function, name):
+    """Between layers nothing is dropped, of which a function has one."""
+    given = {"cell_dropout": "LSTM", "cell_zoneout": "LSTM", "candidate_dropout": "GRU LSTM", "nonlinearity": "RNN"}
+    leaves, value = make_layer(cell=LAYERS[function]), "tanh" if name == "nonlinearity" else 0.5
+    if LAYERS[function] in given.get(name, ""):
+        assert function(**leaves, **{name: value})[0].isfinite().all()
+    else:
+        with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword argument '{name}'$"):
+            draws_nothing(lambda: function(**leaves, **{name: value}))
 
 
 @pytest.mark.parametrize("function", [functional.tanh_dropout, functional.rnn_layer], ids=lambda f: f.__name__)

@@ -10,7 +10,7 @@ from rnndrop.dropouts import Dropouts
 from rnndrop.kinds import KINDS
 from rnndrop.layer import MaskSource, seed_tensor
 from rnndrop.steps import Steps
-from tests.helpers import EVERY_KIND, OUTSIDE, assert_binomial
+from tests.helpers import EVERY_KIND, OUTSIDE, assert_binomial, every_kind
 from tests.stream import scale_of, threshold_of
 
 CPU = torch.device("cpu")
@@ -165,12 +165,12 @@ def test_layers_directions_and_kinds_of_a_call_have_masks_of_their_own():
 
 def test_the_scale_of_each_mask():
     """Zoneout has none: it takes the old state or the new one."""
-    source, dropouts = MaskSource(torch.tensor([3]), Steps(2, 3), "bytes"), Dropouts(**EVERY_KIND)
+    source, dropouts = MaskSource(torch.tensor([3]), Steps(2, 3), "bytes"), Dropouts(**every_kind("LSTM"))
     for kind in KINDS:
-        make = source.inside if KINDS[kind].inside else source.outside
+        make = source.inside if KINDS[kind].state is not None else source.outside
         keep, scale = source.of_weight(dropouts, 5, 4) if kind == "weight" else make(kind, dropouts, 6, 4)
         assert keep.shape == ((5, 4) if kind == "weight" else (6, 4))
-        assert scale == (1.0 if kind == "zoneout" else scale_of(threshold_of(dropouts.rate(kind))))
+        assert scale == (1.0 if "zoneout" in kind else scale_of(threshold_of(dropouts.rate(kind))))
 
 
 # The seed of a call.

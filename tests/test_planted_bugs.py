@@ -11,7 +11,7 @@ from rnndrop.ops import mask as mask_operator
 from rnndrop.steps import Steps
 from tests.backends import test_cpu
 from tests.helpers import inputs_of, make_layer, make_rnn
-from tests.modules import test_rnn
+from tests.modules import checks
 
 RATES = [dict(hidden_dropout=0.3), dict(recurrent_dropout=0.4)]
 each_rate = pytest.mark.parametrize("rates", RATES, ids=str)
@@ -25,7 +25,7 @@ def check(**rates):
 def check_module(lengths=None, **options):
     module = make_rnn(num_layers=2, **options)
     x, hx = (v.requires_grad_() for v in inputs_of(module))
-    test_rnn.check(module, test_rnn.run_packed(module, x, hx, lengths), x, hx, 3, lengths)
+    checks.check(module, checks.run_packed(module, x, hx, lengths), x, hx, 3, lengths)
 
 
 @pytest.fixture(autouse=True)

@@ -21,20 +21,12 @@ from tests.helpers import (
     make_layer,
     make_rnn,
 )
-from tests.modules.test_rnn import check, leaves_of, run_packed
+from tests.modules.checks import SEED, checked, leaves_of, run_packed
 
-SEED = 3
 CASES = {**EACH_KIND, "outside": OUTSIDE, "inside": INSIDE, "every": EVERY_KIND}
 MAPPINGS = [{"input": "sequence", "recurrent": "sequence"}, {"hidden": "sequence", "between": "sequence", "output": "step"}]
 each_kind = pytest.mark.parametrize("kind", EACH_KIND)
 each_case = pytest.mark.parametrize("case", CASES)
-
-
-def checked(lengths=None, steps=5, **options):
-    """A module of two layers and its results, which must be the oracle's."""
-    rnn = make_rnn(**{"num_layers": 2, **options})
-    x, hx = (v.requires_grad_() for v in inputs_of(rnn, steps=max(lengths) if lengths else steps))
-    check(rnn, run_packed(rnn, x, hx, lengths), x, hx, SEED, lengths)
 
 
 @each_case

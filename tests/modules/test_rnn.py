@@ -8,33 +8,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import rnndrop
 from tests import oracle
-from tests.helpers import BATCH, BOTH, COLUMNS, STEPS, assert_equal, assert_near, doubled, gradients, inputs_of, make_rnn
+from tests.helpers import BATCH, BOTH, COLUMNS, STEPS, assert_equal, assert_near, gradients, inputs_of, make_rnn
+from tests.modules.checks import check, leaves_of, run_packed
 
 INSIDE = BOTH
 EVERYWHERE = dict(num_layers=2, dropout=0.25, bidirectional=True, **INSIDE)
-
-
-def leaves_of(rnn, x, hx):
-    return {"x": x.requires_grad_(), "hx": hx.requires_grad_(), **dict(rnn.named_parameters())}
-
-
-def check(rnn, outputs, x, hx, seed, lengths=None):
-    """Outputs and the gradients of x, hx and all parameters against the oracle."""
-    leaves = leaves_of(rnn, x, hx)
-    copies = doubled(leaves)
-    parameters = {name: copies[name] for name, _ in rnn.named_parameters()}
-    expected = oracle.network(rnn, copies["x"], copies["hx"], seed, lengths, parameters)
-    for actual, exact in zip(outputs, expected, strict=True):
-        assert_near(actual, exact)
-    assert_near(gradients(outputs, leaves), gradients(expected, copies))
-
-
-def run_packed(rnn, x, hx, lengths):
-    """Padded again: the outputs for lengths in any order, or of the padded batch."""
-    if lengths is None:
-        return rnn(x, hx, seed=3)
-    output, h_n = rnn(pack_padded_sequence(x, lengths, enforce_sorted=False), hx, seed=3)
-    return pad_packed_sequence(output)[0], h_n
 
 
 @pytest.mark.parametrize("mask_scope", ["step", "sequence"])

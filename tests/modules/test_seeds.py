@@ -24,7 +24,7 @@ from tests.helpers import (
     make_layer,
     make_rnn,
 )
-from tests.modules.test_rnn import leaves_of
+from tests.modules.checks import leaves_of
 
 SEEDS = [7, -3, 2**63 - 1]
 EACH = {**EACH_KIND, "every": EVERY_KIND}

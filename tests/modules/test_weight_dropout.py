@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import rnndrop
 from tests import oracle
 from tests.helpers import COLUMNS, INSIDE, assert_equal, assert_near, gradients, inputs_of, make_rnn
-from tests.modules.test_rnn import check
+from tests.modules.checks import check
 
 ROOT = Path(rnndrop.__file__).parents[1]
 SEED, P = 3, 0.45

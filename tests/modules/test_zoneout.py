@@ -25,7 +25,7 @@ from tests.helpers import (
     inputs_of,
     make_rnn,
 )
-from tests.modules.test_rnn import leaves_of, run_packed
+from tests.modules.checks import leaves_of, run_packed
 from tests.stream import threshold_of
 
 P = 0.15

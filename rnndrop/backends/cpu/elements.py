@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import repeat
 from typing import Any
@@ -71,6 +71,23 @@ def rows_of(x: Numbers, ranges: list[Range], first: int = 0) -> list[Numbers]:
     return rows[::-1] if start > other else rows
 
 
+def firsts(x: Array, ranges: list[Range]) -> list[Array]:
+    """The first rows of x (B, H), as many as there are in each of the ranges."""
+    return [x[: stop - start] for start, stop in ranges]
+
+
+def sigmoids(which: Sequence[bool], hidden: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What the arguments of gates (G*H) are multiplied by before tanh, and tanh after it, and what is added then: those `which`
+    are sigmoids come of it as (1 + tanh(x/2)) / 2."""
+    factor = like.new_tensor([0.5 if one else 1.0 for one in which]).repeat_interleave(hidden)
+    return factor, 1 - factor
+
+
+def transposed(weight: Tensor) -> Tensor:
+    """The same, in the order in which a product with its transpose is the fastest."""
+    return weight.t().contiguous().t()
+
+
 def rows_of_steps(x: Tensor, steps: Steps) -> list[Numbers]:
     """The rows of each step of x (N, H) or (T, B, H), of any strides."""
     numbers = numbers_of(x.resolve_neg())
@@ -93,7 +110,7 @@ def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) 
     """The rows of each range of `gates`, filled with scale * tanh'(a), computed from the output where it was kept."""
     rows, scale = numbers_of(gates), finite(scale, output)
     kept = output.new_full((), scale)
-    for first, last, chunk in _chunks(ranges, output.shape[1]):
+    for first, last, chunk in chunks(ranges, output.shape[1]):
         y, slope = output[first:last], gates[first:last]
         torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2
         yield from rows_of(rows, chunk)
@@ -103,7 +120,7 @@ def passing(gates: Tensor, output: Tensor, ranges: list[Range]) -> Iterator[Arra
     """The bits of each range of `gates`: all set where relu lets a gradient pass, none where its output is 0."""
     integers = gates.view(INTEGER[gates.element_size()])
     bits = integers.numpy()
-    for first, last, chunk in _chunks(ranges, output.shape[1]):
+    for first, last, chunk in chunks(ranges, output.shape[1]):
         integers[first:last].copy_(output[first:last] <= 0).sub_(1)
         yield from rows_of(bits, chunk)
 
@@ -120,9 +137,18 @@ def step_masks(mask: Mask | None, steps: Steps, like: Tensor) -> Iterator[Any]:
 
 def widened(keep: Tensor, ranges: list[Range], size: int) -> Iterator[Array]:
     """The mask of each range, `size` bytes an element."""
-    for first, last, chunk in _chunks(ranges, keep.shape[1]):
+    for first, last, chunk in chunks(ranges, keep.shape[1]):
         wide = keep[first:last].to(INTEGER[size]).numpy()
         yield from rows_of(wide, chunk, first)
+
+
+def each_row(keep: Tensor, steps: Steps) -> Tensor:
+    """A mask of the sequences (B, H) as one of all rows (N, H), which it may be."""
+    return keep if keep.shape[0] == steps.rows else steps.repeated(keep)
+
+
+def scale_of(mask: Mask | None) -> float:
+    return 1.0 if mask is None else mask.scale
 
 
 def dropped(x: Tensor, keep: Tensor) -> Tensor:
@@ -137,7 +163,7 @@ def row_ranges(x: Tensor, elements: int = CHUNK, least: int = 1) -> list[Range]:
     return [(start, min(start + rows, x.shape[0])) for start in range(0, x.shape[0], rows)]
 
 
-def _chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Range]]]:
+def chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Range]]]:
     """Neighbouring ranges that fit the cache together: their first row, the row after their last, and the ranges."""
     most = max(1, CHUNK // max(1, width * max((stop - start for start, stop in ranges), default=0)))
     for i in range(0, len(ranges), most):
