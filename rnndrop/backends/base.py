@@ -138,9 +138,9 @@ class GateBackend(Backend):
         return Gradients(
             (of_w_ih @ layer.weights.w_ih).view(layer.input.shape) if needs.input else None,
             of_w_ih.t() @ x if needs.w_ih else None,
-            _in_order(self._grad_w_hh(layer, of_w_hh), layer) if needs.w_hh else None,
+            in_order(self._grad_w_hh(layer, of_w_hh), layer) if needs.w_hh else None,
             bias[-rows:].clone() if bias is not None and needs.b_ih else None,
-            _in_order(bias[:rows], layer).clone() if bias is not None and needs.b_hh else None,
+            in_order(bias[:rows], layer).clone() if bias is not None and needs.b_hh else None,
             states,
         )
 
@@ -157,7 +157,7 @@ class GateBackend(Backend):
         return (later.t() @ earlier).addmm_(first.t(), initial)
 
 
-def _in_order(x: Tensor, layer: Layer) -> Tensor:
+def in_order(x: Tensor, layer: Layer) -> Tensor:
     """x, a row for each of W_hh's in the order of gates, in that of W_hh itself."""
     return x.roll(-layer.weights.w_hh.shape[-1], 0) if layer.cell.columns > layer.cell.gates else x
 
