@@ -224,8 +224,7 @@ def forward_kernel(
         moved = tl.where(ONWARD > 0, size, -next_size).to(tl.int64)
         if PACKED:
             input_moved = moved * input_row
-            real = row < size
-        ahead = row < next_size
+        real, ahead = row < size, row < next_size
         input_projection_ptr += input_moved * (GATES * WIDTH)
         word = tile_words(start + moved + row, H, REPEATS, WARPS)
         left = to_left(dropped(h.to(tl.float32), kept(recurrent_ptr, recurrent), recurrent_scale).to(DTYPE))
@@ -343,8 +342,7 @@ def backward_kernel(
         next_moved = tl.where(ONWARD > 0, next_size, -later_size).to(tl.int64)
         if PACKED:
             grad_moved = moved * grad_row
-            real = row < size
-        ahead = row < next_size
+        real, ahead = row < size, row < next_size
         grad_output_ptr += grad_moved * WIDTH
         word = tile_words(start + moved + row, H, REPEATS, WARPS)
 

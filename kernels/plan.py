@@ -231,6 +231,10 @@ def plan_gated_resident(
         reason = (
             f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
         )
+    if not reason and device.warp_size == 32:  # a thread of AMD's has 512 registers
+        crowding = _crowding(registers, cell, _width(H) < columns, _copies(dtype, tf32, device) == 2, extras)
+        if crowding:
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {crowding}"
     if not reason and shared > device.max_shared_mem:
         reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
     return ResidentPlan(
@@ -244,6 +248,20 @@ def plan_gated_resident(
         shared=shared,
         reason=reason,
     )
+
+
+def _crowding(registers: int, cell: str, padded: bool, twice: bool, extras: Extras) -> str:
+    """What would spill beside the weight of a GRU or an LSTM, or "". `twice`: exact fp32, whose operands are two numbers."""
+    zoneouts = " and ".join(kind for kind in extras.kinds if "zoneout" in kind)
+    if cell == "LSTM" and registers == MOST_REGISTERS:
+        most = 1 if padded else 2 if extras.packed else 4  # masks
+        if twice:
+            return "the operands of exact fp32"
+        if zoneouts or len(extras.kinds) > most:
+            return zoneouts or f"more than {most} masks" + " of sequences of different lengths" * extras.packed
+    elif registers >= 96 and zoneouts and (twice or (padded and extras.packed)):
+        return zoneouts
+    return ""
 
 
 @lru_cache(1024)

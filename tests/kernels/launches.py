@@ -198,5 +198,7 @@ def _gated_sequence(
 
 _gated_sequence("stepwise", 128, FLOATS, (2, 4))
 _gated_sequence("stepwise", 128, (torch.float32, torch.bfloat16), (2, 4), every_mask=True)
+_gated_sequence("resident", 64, (torch.bfloat16, torch.float32), (4, 8))
+_gated_sequence("resident", 128, (torch.bfloat16,), (4, 8))
 for _H in (512, 1024):
     _gated_sequence("cooperative", _H, (torch.bfloat16,), (2, 4))
