@@ -251,7 +251,7 @@ def plan_gated_resident(
 
 
 def _crowding(registers: int, cell: str, padded: bool, twice: bool, extras: Extras) -> str:
-    """What would spill beside the weight of a GRU or an LSTM, or "". `twice`: exact fp32, whose operands are two numbers each."""
+    """What would spill beside the weight of a GRU or an LSTM, or "". `twice`: exact fp32, whose operands are two numbers."""
     zoneouts = " and ".join(kind for kind in extras.kinds if "zoneout" in kind)
     if cell == "LSTM" and registers == MOST_REGISTERS:
         most = 1 if padded else 2 if extras.packed else 4  # masks
