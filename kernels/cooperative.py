@@ -53,7 +53,7 @@ from .launch import (
     padded,
     row_offsets,
 )
-from .mask_bits import words_keep, slice_words
+from .mask_bits import slice_words, words_keep
 from .plan import CooperativePlan, Extras, plan_cooperative
 from .product import clear_padding, multiply, precision
 from .slice_layout import both_columns, from_result, slice_pairs, slice_rows
