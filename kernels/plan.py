@@ -23,6 +23,7 @@ ROWS = 16  # of a batch tile, as the tensor cores take them
 # A program takes its batch tiles one after the other. With more than this many waves of them the time goes into products,
 # which the library does faster than a program that also has a recurrence to keep.
 WAVES = 8
+GATED_REGISTERS = 144
 MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for everything else
 
 
@@ -304,11 +305,15 @@ def plan_gated_cooperative(
     column."""
     reason = _unfit(dtype, device)
     copies = _copies(dtype, tf32, device)
+    warps = 8 * 32 // device.warp_size
     for slice in () if reason else (16, 8):
-        warps, slices = ROWS * slice // device.warp_size, _ceil_div(H, slice)
-        chunk, shared = _gated_chunk(H, slice, warps, dtype, copies)
-        if shared > device.max_shared_mem:
-            reason = f"{slice} columns need {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+        slices = _ceil_div(H, slice)
+        chunk = _gated_chunk(H, warps, dtype)
+        weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
+        registers = weight // (warps * device.warp_size * 4)
+        shared = warps * ROWS * 4 * slice * 4
+        if registers > GATED_REGISTERS:
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {GATED_REGISTERS} leave room for the rest"
         elif slices > device.num_sms:
             reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
         else:
@@ -317,15 +322,13 @@ def plan_gated_cooperative(
     return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
 
 
-def _gated_chunk(H: int, slice: int, warps: int, dtype: torch.dtype, copies: int) -> tuple[int, int]:
-    """The chunk of W_hh.T that pads it least, the largest of several, and the bytes of shared memory: the slice of four
-    gates, and the larger of a chunk of a batch tile's h and the warps' sums, which meet there."""
+def _gated_chunk(H: int, warps: int, dtype: torch.dtype) -> int:
+    """The chunk of W_hh.T that pads it least, the largest of several."""
     smallest = 16 * warps  # 16 for each warp, as the tensor cores take them
-    largest = (64 if dtype != torch.float32 else 16) * slice  # with more, registers spill
-    chunks = [chunk for chunk in (smallest << n for n in range(8)) if chunk <= largest]
-    chunk = min(chunks, key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk))
-    weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
-    return chunk, weight + max(ROWS * chunk * dtype.itemsize, warps * ROWS * 4 * slice * 4)
+    largest = 1024 // dtype.itemsize  # 16 registers a thread for the rows' elements
+    return min(
+        (smallest << n for n in range(3) if smallest << n <= largest), key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk)
+    )
 
 
 def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:
