@@ -226,15 +226,18 @@ def plan_gated_resident(
     on_chip = weight + shared
     if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers, one gate after the other
         shared = max(shared, weight // GATES[cell])
+    elif device.triton_version < (3, 7):  # keeps W_hh there for all steps; the rest is at most this
+        shared = weight + ROWS * columns * dtype.itemsize * 5 // 2
     registers = weight // (warps * 32 * 4)
     reason = _unfit(dtype, device)
     if not reason and registers > MOST_REGISTERS:
         reason = (
             f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
         )
-    if not reason and device.warp_size == 32:  # a thread of AMD's has 512 registers
-        crowding = _crowding(registers, cell, _width(H) < columns, _copies(dtype, tf32, device) == 2, extras)
-        if crowding:
+    if not reason and device.warp_size == 64 and warps == 8:
+        reason = f"W_hh of H = {H}, {dtype}, leaves too few of the 256 registers that a thread of 8 wavefronts has"
+    elif not reason and device.warp_size == 32:
+        if crowding := _crowding(H, dtype, registers, _copies(dtype, tf32, device), extras):
             reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {crowding}"
     if not reason and shared > device.max_shared_mem:
         reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
@@ -251,16 +254,22 @@ def plan_gated_resident(
     )
 
 
-def _crowding(registers: int, cell: str, padded: bool, twice: bool, extras: Extras) -> str:
-    """What would spill beside the weight of a GRU or an LSTM, or "". `twice`: exact fp32, whose operands are two numbers."""
+def _crowding(H: int, dtype: torch.dtype, registers: int, copies: int, extras: Extras) -> str:
+    """What would spill on NVIDIA's GPUs beside the weight of a GRU or an LSTM of so many registers, or ""."""
+    padded = _width(H) < max(16, _power_of_2(H))
     zoneouts = " and ".join(kind for kind in extras.kinds if "zoneout" in kind)
-    if cell == "LSTM" and registers == MOST_REGISTERS:
-        most = 1 if padded else 2 if extras.packed else 4  # masks
-        if twice:
+    if registers == MOST_REGISTERS:
+        if copies == 2:
             return "the operands of exact fp32"
-        if zoneouts or len(extras.kinds) > most:
-            return zoneouts or f"more than {most} masks" + " of sequences of different lengths" * extras.packed
-    elif registers >= 96 and zoneouts and (twice or (padded and extras.packed)):
+        if zoneouts:
+            return zoneouts
+        if extras.packed:
+            most = 1 if padded or dtype == torch.float32 else 2
+        else:
+            most = 1 if padded else len(extras.kinds)
+        if len(extras.kinds) > most:
+            return f"{len(extras.kinds)} masks" + " of sequences of different lengths" * extras.packed
+    elif registers >= 96 and (copies == 2 or (padded and extras.packed)):
         return zoneouts
     return ""
 
