@@ -217,7 +217,51 @@ def plan_resident(
 def plan_gated_resident(
     H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
 ) -> ResidentPlan:
-    return ResidentPlan(0, 0, 0, 0, 0, 0, 0, 0, "to come")
+    """A program owns 16 rows of the batch and all columns of all gates; W_hh is in its registers."""
+    columns = max(16, _power_of_2(H))
+    warps = min(columns // 16, 8)
+    number = dtype.itemsize * _copies(dtype, tf32, device)
+    weight, shared = GATES[cell] * columns * columns * number, ROWS * columns * number
+    on_chip = weight + shared
+    if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers, one gate after the other
+        shared = max(shared, weight // GATES[cell])
+    registers = weight // (warps * 32 * 4)
+    reason = _unfit(dtype, device)
+    if not reason and registers > MOST_REGISTERS:
+        reason = (
+            f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
+        )
+    if not reason and device.warp_size == 32:  # a thread of AMD's has 512 registers
+        crowding = _crowding(registers, cell, _width(H) < columns, _copies(dtype, tf32, device) == 2, extras)
+        if crowding:
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {crowding}"
+    if not reason and shared > device.max_shared_mem:
+        reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+    return ResidentPlan(
+        rows=ROWS,
+        width=_width(H),
+        columns=columns,
+        repeats=columns // 16 // warps,
+        warps=warps,
+        programs=_ceil_div(B, ROWS),
+        on_chip=on_chip,
+        shared=shared,
+        reason=reason,
+    )
+
+
+def _crowding(registers: int, cell: str, padded: bool, twice: bool, extras: Extras) -> str:
+    """What would spill beside the weight of a GRU or an LSTM, or "". `twice`: exact fp32, whose operands are two numbers each."""
+    zoneouts = " and ".join(kind for kind in extras.kinds if "zoneout" in kind)
+    if cell == "LSTM" and registers == MOST_REGISTERS:
+        most = 1 if padded else 2 if extras.packed else 4  # masks
+        if twice:
+            return "the operands of exact fp32"
+        if zoneouts or len(extras.kinds) > most:
+            return zoneouts or f"more than {most} masks" + " of sequences of different lengths" * extras.packed
+    elif registers >= 96 and zoneouts and (twice or (padded and extras.packed)):
+        return zoneouts
+    return ""
 
 
 @lru_cache(1024)
@@ -256,7 +300,32 @@ def plan_cooperative(
 def plan_gated_cooperative(
     H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
 ) -> CooperativePlan:
-    return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, "to come")
+    """As `plan_cooperative`, of all gates of a slice's columns: 16, or 8 where more do not fit. A thread has one row and
+    column."""
+    reason = _unfit(dtype, device)
+    copies = _copies(dtype, tf32, device)
+    for slice in () if reason else (16, 8):
+        warps, slices = ROWS * slice // device.warp_size, _ceil_div(H, slice)
+        chunk, shared = _gated_chunk(H, slice, warps, dtype, copies)
+        if shared > device.max_shared_mem:
+            reason = f"{slice} columns need {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+        elif slices > device.num_sms:
+            reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
+        else:
+            groups = max(1, min(_ceil_div(B, ROWS), device.num_sms // slices))
+            return CooperativePlan(slice, ROWS, _width(H), chunk, warps, slices, groups, shared, "")
+    return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
+
+
+def _gated_chunk(H: int, slice: int, warps: int, dtype: torch.dtype, copies: int) -> tuple[int, int]:
+    """The chunk of W_hh.T that pads it least, the largest of several, and the bytes of shared memory: the slice of four
+    gates, and the larger of a chunk of a batch tile's h and the warps' sums, which meet there."""
+    smallest = 16 * warps  # 16 for each warp, as the tensor cores take them
+    largest = (64 if dtype != torch.float32 else 16) * slice  # with more, registers spill
+    chunks = [chunk for chunk in (smallest << n for n in range(8)) if chunk <= largest]
+    chunk = min(chunks, key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk))
+    weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
+    return chunk, weight + max(ROWS * chunk * dtype.itemsize, warps * ROWS * 4 * slice * 4)
 
 
 def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:

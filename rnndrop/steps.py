@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +40,8 @@ class Steps:
         self.batch = batch
         self.batch_sizes = batch_sizes
         self.reverse = reverse
+        self._runs: tuple[Run, ...] | None = None  # no functools.cached_property, whose lock the compiler refuses
+        self._ranges: list[tuple[int, int]] | None = None
 
     @classmethod
     def of(cls, input: Tensor, batch: int, batch_sizes: Tensor | None = None, reverse: bool = False) -> Steps:
@@ -50,13 +51,17 @@ class Steps:
     def backwards(self) -> Steps:
         """The same rows, processed from the other end."""
         steps = Steps(self.count, self.batch, self.batch_sizes, not self.reverse)
-        if "runs" in self.__dict__:
-            steps.runs = self.runs
+        steps._runs = self._runs
         return steps
 
-    @cached_property
+    @property
     def runs(self) -> tuple[Run, ...]:
         """The whole sequence, in time."""
+        if self._runs is None:
+            self._runs = self._found_runs()
+        return self._runs
+
+    def _found_runs(self) -> tuple[Run, ...]:
         if self.batch_sizes is None:
             return (Run(0, self.count, self.batch),)
         sizes = self.batch_sizes.numpy()
@@ -69,9 +74,14 @@ class Steps:
     def rows(self) -> int:
         return self.runs[-1].stop
 
-    @cached_property
+    @property
     def ranges(self) -> list[tuple[int, int]]:
         """The first row of each step and the row after its last."""
+        if self._ranges is None:
+            self._ranges = self._found_ranges()
+        return self._ranges
+
+    def _found_ranges(self) -> list[tuple[int, int]]:
         ranges: list[tuple[int, int]] = []
         for start, steps, size in self.runs:
             starts = range(start, start + steps * size, size) if size else [start] * steps

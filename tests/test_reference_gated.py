@@ -1,4 +1,4 @@
-"""The plain loop of GRU and LSTM, proved by torch.nn where nothing is dropped, and by a second definition with masks everywhere.
+"""The plain loop of GRU and LSTM, proved by torch.nn where nothing is dropped, by a second definition with masks everywhere.
 
 The second one has the gates one by one, a sequence and a step at a time, and masks as numbers. Nothing of the package is in it.
 """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cell import Cell, Weights
-from ..kernels import apply_mask, cooperative, gated_stepwise, resident, stepwise
+from ..kernels import apply_mask, cooperative, gated_cooperative, gated_resident, gated_stepwise, resident, stepwise
 from ..kernels.launch import MaskBits
 from ..kernels.plan import BOTH_DIRECTIONS
 from ..mask import Mask
@@ -17,7 +17,11 @@ from ..steps import Steps
 from .base import GateBackend, Layer, Masks, Result
 
 RECURRENCES: dict[str, ModuleType] = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
-GATED_RECURRENCES: dict[str, ModuleType] = {"stepwise": gated_stepwise}
+GATED_RECURRENCES: dict[str, ModuleType] = {
+    "resident": gated_resident,
+    "cooperative": gated_cooperative,
+    "stepwise": gated_stepwise,
+}
 
 
 class Kernels(GateBackend):
@@ -131,7 +135,7 @@ def _biases_of_gru(weights: Weights) -> tuple[Tensor | None, Tensor | None]:
     if weights.b_hh is None:
         return weights.b_ih, None
     bias, b_hn = weights.b_hh.clone(), weights.b_hh[-weights.w_hh.shape[-1] :]
-    bias[-b_hn.shape[0] :] = 0
+    bias[-b_hn.shape[0] :].zero_()
     return bias if weights.b_ih is None else bias.add_(weights.b_ih), b_hn
 
 

@@ -155,7 +155,8 @@ class RNNBase(LayerAttributes, nn.Module):
                 ends = [state.index_select(1, back) for state in ends]
             return PackedSequence(output, input.batch_sizes, order, back), ends
         if input.dim() not in (2, 3):
-            raise ValueError(f"{self.cell.name}: Expected input to be 2D or 3D, got {input.dim()}D tensor instead")
+            got = f"{input.dim()}D tensor" if self.cell.name == "RNN" else f"{input.dim()}D"
+            raise ValueError(f"{self.cell.name}: Expected input to be 2D or 3D, got {got} instead")
         if states is not None and any(state.dim() != input.dim() for state in states):
             kind, dims = "unbatched" if input.dim() == 2 else "batched", ", ".join(f"{state.dim()}-D" for state in states)
             names, got = ("hx", f"{dims} tensor") if len(states) == 1 else ("hx and cx", f"({dims}) tensors")

@@ -26,6 +26,7 @@ from ..dropouts import (
 from ..functional import NONLINEARITIES, Nonlinearity
 from ..layer import MaskSource, recurrent_step, seed_tensor
 from ..mask import check_seed
+from ..ops.vmap import is_mapping
 from ..steps import Steps
 from .base import extra_repr, reset_parameters
 from .convert import Convertible
@@ -93,7 +94,7 @@ class CellBase(CellAttributes, nn.Module):
             check_seed(seed, input.size(0))
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        if not dropouts.inside:
+        if not dropouts.inside and not is_mapping():
             return _torch_step(input, states, weights, cell)
         self._check_sizes(input, states)
         if autocasts(input.device.type):
@@ -102,7 +103,7 @@ class CellBase(CellAttributes, nn.Module):
         check_tensors(input, self.input_size, steps.batch, ["hx", "cx"][: len(states)], states, weights, cell)
         check_dtype(f"{cell.name.lower()}_cell", input)
         masks = None
-        if self.training:  # the seed is drawn after all that can be wrong
+        if self.training and dropouts.inside:  # the seed is drawn after all that can be wrong
             masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form)
         return recurrent_step(input, states, weights, dropouts, masks, cell)
 
@@ -422,7 +423,11 @@ class LSTMCell(CellBase, LSTMAttributes, Convertible[nn.LSTMCell]):
         return CELLS["LSTM"]
 
     def forward(self, input: Tensor, hx: States | None = None, *, seed: Seed = None) -> States:
-        h, c = self._call(input, None if hx is None else (hx[0], hx[1]), seed)
+        if isinstance(hx, Tensor):
+            raise TypeError("lstm_cell(): argument 'hx' must be tuple of Tensors, not Tensor")
+        if hx is not None and len(hx) != 2:
+            raise RuntimeError("lstm_cell expects two hidden states")
+        h, c = self._call(input, hx, seed)
         return h, c
 
     if TYPE_CHECKING:

@@ -210,6 +210,8 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
     def forward(
         self, input: Tensor | PackedSequence, hx: States | None = None, *, seed: Seed = None
     ) -> tuple[Tensor | PackedSequence, States]:
+        if hx is not None and len(hx) > 2:
+            raise RuntimeError("lstm expects two hidden states")
         output, (h_n, c_n) = self._run(input, None if hx is None else (hx[0], hx[1]), seed)
         return output, (h_n, c_n)
 

@@ -16,6 +16,12 @@ from tests.tolerances import SEQUENCE
 from tests.triton_driver import backend
 
 QUARTER = {"hidden": 16384}
+EVERY = {"hidden": 16384, "recurrent": 16384, "zoneout": 12000, "candidate": 20000, "cell": 9000, "cell_zoneout": 24000}
+
+
+def every_kind(cell: str, **others: int) -> dict[str, int]:
+    """A threshold for each kind that the cell has."""
+    return {kind: EVERY[kind] for kind in CELLS[cell].kinds} | others
 
 
 class Case(NamedTuple):

@@ -67,6 +67,37 @@ def tanh_dropout_backward(rows, dtype, device):
     activation_dropout.backward(grad, y, _seed(device), 16384, 4 / 3, 0)
 
 
+def gated_cell(cell: str, kinds: tuple[str, ...]) -> None:
+    """A step of a GRU or an LSTM from its gates, with a mask of each of the kinds; counted by element of a state."""
+
+    def tensors(rows, dtype, device):
+        from rnndrop.kernels.gated_cell import DrawnMask
+
+        seed = torch.ones(1, dtype=torch.int64, device=device)
+        masks = {kind: DrawnMask(16384, 4 / 3, number << 32) for number, kind in enumerate(kinds)}
+        return lambda columns: torch.ones(rows, columns * COLUMNS, dtype=dtype, device=device), seed, masks
+
+    @pointwise(f"{cell.lower()}_cell_dropout forward")
+    def forward(rows, dtype, device):
+        from rnndrop.kernels import gated_cell
+
+        ones, seed, masks = tensors(rows, dtype, device)
+        gates = ones(CELLS[cell].gates)
+        gated_cell.forward(gates, gates, ones(1), seed, masks, cell=cell)
+
+    @pointwise(f"{cell.lower()}_cell_dropout backward")
+    def backward(rows, dtype, device):
+        from rnndrop.kernels import gated_cell
+
+        ones, seed, masks = tensors(rows, dtype, device)
+        grads = [ones(1) for _ in CELLS[cell].states]
+        gated_cell.backward(grads, ones(4), ones(1), ones(1) if cell == "LSTM" else None, seed, masks, cell=cell)
+
+
+gated_cell("LSTM", ("hidden", "cell", "candidate"))
+gated_cell("GRU", ("hidden", "candidate"))
+
+
 @pointwise("packed_mask", (torch.int32,))
 def packed_mask(rows, dtype, device):
     from rnndrop.kernels import packed_mask
@@ -167,3 +198,7 @@ def _gated_sequence(
 
 _gated_sequence("stepwise", 128, FLOATS, (2, 4))
 _gated_sequence("stepwise", 128, (torch.float32, torch.bfloat16), (2, 4), every_mask=True)
+_gated_sequence("resident", 64, (torch.bfloat16, torch.float32), (4, 8))
+_gated_sequence("resident", 128, (torch.bfloat16,), (4, 8))
+for _H in (512, 1024):
+    _gated_sequence("cooperative", _H, (torch.bfloat16,), (2, 4))

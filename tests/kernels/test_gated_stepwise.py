@@ -4,16 +4,7 @@ import torch
 from rnndrop.kernels import gated_stepwise
 
 from . import gated_sequences
-from .gated_sequences import Case
-
-EVERY = {"hidden": 16384, "recurrent": 16384, "zoneout": 12000, "candidate": 20000, "cell": 9000, "cell_zoneout": 24000}
-
-
-def every_kind(cell: str, **others: int) -> dict[str, int]:
-    """A threshold for each kind that the cell has."""
-    kinds = (*EVERY,) if cell == "LSTM" else ("hidden", "recurrent", "zoneout", "candidate")
-    return {kind: EVERY[kind] for kind in kinds} | others
-
+from .gated_sequences import Case, every_kind
 
 CASES = [
     case

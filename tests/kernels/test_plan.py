@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rnndrop.kernels import resident
+from rnndrop.kernels.activation import way_of_tanh
 from rnndrop.kernels.launch import A100, Device
 from rnndrop.kernels.plan import PLAIN, WAVES, Extras, choose, plan_cooperative, plan_resident, refusal, takes_both_directions
 
@@ -160,9 +160,9 @@ def test_asking_again_costs_nothing():
 
 
 def test_tanh_by_one_instruction_only_where_rounding_hides_it():
-    assert resident._tanh(BF16, "cuda") == "hardware"
+    assert way_of_tanh(BF16, "cuda") == "hardware"
     others = [(FP32, "cuda"), (FP16, "cuda"), (BF16, "hip"), (BF16, "interpreter"), (FP32, "hip")]
-    assert {resident._tanh(dtype, backend) for dtype, backend in others} == {"exact"}
+    assert {way_of_tanh(dtype, backend) for dtype, backend in others} == {"exact"}
 
 
 def test_precision_of_the_products():
