@@ -50,4 +50,5 @@ def test_operations_and_bytes_are_those_of_the_products() -> None:
     assert replace(train, cell="LSTM").flops() == 4 * train.flops() and replace(train, cell="GRU").flops() == 3 * train.flops()
     weights = 2 * 5 * (4 + 5) + 2 * 5 * (10 + 5)
     assert case.least_bytes() == 4 * (7 * 3 * (4 + 10) + weights)
+    assert replace(case, cell="GRU").least_bytes() == 4 * (7 * 3 * (4 + 10) + 3 * weights)
     assert replace(train, input_grad=True, dtype="bf16").least_bytes() == 2 * (7 * 3 * (2 * 4 + 10) + 2 * weights)

@@ -15,7 +15,9 @@ from benchmarks.cases import BOTH, HIDDEN, RATES, Case, Cell, with_dropouts
 from benchmarks.contenders import BY_NAME, EVERYONE
 from benchmarks.contenders.base import Contender, Model, Wrapped, source
 from benchmarks.contenders.loops import KINDS, Loop, States, Step
-from benchmarks.measure.check import Wrong, check
+from benchmarks.measure import check as check_module
+from benchmarks.measure.check import STEPS, Wrong, check
+from rnndrop.kinds import KINDS as KINDS_TABLE
 from tests.benchmarks.helpers import GATED_TINY, PLAIN, RNNDROP, TINY
 
 WIDE = replace(TINY, T=12, B=16, I=64, H=64)
@@ -205,6 +207,20 @@ def test_no_kind_passes_for_another(cell: Cell, asked: str, had: str) -> None:
         return checked(contender, case)
     with pytest.raises(Wrong):
         checked(contender, case)
+
+
+@pytest.mark.parametrize(("cell", "name"), [(cell, name) for cell in RATES for name in RATES[cell] if name != "weight_dropout"])
+def test_the_network_shows_every_pattern_of_dropped_steps(cell: Cell, name: str) -> None:
+    """Of two that differ where they can be seen the outputs are apart, and a candidate's are no new state's."""
+    kind = next(kind for kind, known in KINDS_TABLE.items() if known.argument == name)
+    case = replace(TINY, cell=cell, T=STEPS, layers=1 + (kind == "between"))
+    network = check_module._showing(case, kind, "cpu")
+    shown = check_module._shown(case, network, kind, 1.25)
+    dropped = check_module._bits(torch.arange(2**STEPS), shown.device)[check_module._visible(kind)]
+    apart = (dropped.unsqueeze(1) != dropped.unsqueeze(2)).any(0)
+    assert apart.any() and (shown.unsqueeze(1) - shown.unsqueeze(2)).abs().amax(0)[apart].min() > 0.05
+    if kind == "candidate":
+        assert (shown - check_module._shown(case, network, "hidden", 1.25)).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", ["b_ih[0]", "b_hh[1]", "w_ih[2]", "w_hh[3]", "x"])

@@ -31,8 +31,9 @@ def test_nothing_imports_upward() -> None:
 
 def test_names_are_distinct_and_who_cannot_run_says_why() -> None:
     assert len(BY_NAME) == len(EVERYONE)
+    cell_dropout = replace(TINY, cell="LSTM", dropouts={"cell_dropout": 0.1})
     assert BY_NAME[f"{OURS}, graph"].why_not(TINY, "cpu") == "CUDA graphs need CUDA"
-    assert "no cell_dropout" in BY_NAME["loop"].why_not(replace(TINY, cell="LSTM", dropouts={"cell_dropout": 0.1}), "cpu")
+    assert "no cell_dropout" in BY_NAME["loop"].why_not(cell_dropout, "cpu")
     assert "no recurrent_dropout" in BY_NAME["loop"].why_not(
         replace(TINY, cell="GRU", dropouts={"recurrent_dropout": 0.1}), "cpu"
     )
@@ -40,6 +41,9 @@ def test_names_are_distinct_and_who_cannot_run_says_why() -> None:
     assert "rnndrop and torch.nn" in BY_NAME["loop"].why_not(replace(TINY, who="two"), "cpu")
     assert not any(BY_NAME[name].why_not(replace(TINY, who="two"), "cpu") for name in (OURS, BASELINE))
     assert "50 steps" in BY_NAME[OUR_CELLS].why_not(replace(TINY, T=51), "cpu")
+    assert not BY_NAME[OUR_CELLS].why_not(cell_dropout, "cpu") and BY_NAME[OUR_CELLS].why_not(
+        replace(cell_dropout, cell="GRU"), "cpu"
+    )
     slow = BY_NAME["loop, compiled"]
     assert slow.why_not(replace(TINY, who="most"), "cpu") and not slow.why_not(TINY, "cpu")
     assert BY_NAME[f"{OURS} reference"].why_not(replace(TINY, layers=2), "cpu")
