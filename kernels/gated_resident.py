@@ -9,7 +9,7 @@ as they were written.
 Forward has one product for each gate, of the same operand, between two barriers. Backward adds up one product for each gate,
 and each of their operands goes through shared memory on its own. What a step needs of memory is loaded a step ahead, as far
 as there are registers: in forward before the products; the bits, of which only those of the recurrent mask are needed before
-the next products, when a step is done; in backward between the products, where half of the gradients are done with.
+the next products, when a step is done; in backward between the products, where half of the gradients are done with, or after.
 
 Packed data: a row that a step does not have keeps its states, and in backward its gradients, like one that zoneout drops whole.
 
@@ -307,7 +307,9 @@ def backward_kernel(
     DTYPE: tl.constexpr = grad_gates_ptr.dtype.element_ty
     PACKED: tl.constexpr = offsets_ptr is not None
     ONWARD: tl.constexpr = 1 if REVERSE else -1
-    LOADS_BEFORE: tl.constexpr = 2 if DTYPE.primitive_bitwidth == 16 else GATES  # this gate's product, or after all
+    # Which gate's product the next step's loads come before; with zoneout, and in fp32, there are registers only after all.
+    LOADS_EARLY: tl.constexpr = DTYPE.primitive_bitwidth == 16 and zoneout_ptr is None and cell_zoneout_ptr is None
+    LOADS_BEFORE: tl.constexpr = 2 if LOADS_EARLY else GATES
     bits = (hidden_ptr, candidate_ptr, cell_ptr, zoneout_ptr, cell_zoneout_ptr)
     first = 0 if REVERSE else T - 1
     row, column = tile_rows(), tile_columns(REPEATS, WARPS)

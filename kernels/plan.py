@@ -256,20 +256,17 @@ def plan_gated_resident(
 
 def _crowding(H: int, dtype: torch.dtype, registers: int, copies: int, extras: Extras) -> str:
     """What would spill on NVIDIA's GPUs beside the weight of a GRU or an LSTM of so many registers, or ""."""
-    padded = _width(H) < max(16, _power_of_2(H))
     zoneouts = " and ".join(kind for kind in extras.kinds if "zoneout" in kind)
     if registers == MOST_REGISTERS:
         if copies == 2:
             return "the operands of exact fp32"
-        if zoneouts:
+        if zoneouts and dtype == torch.float32:
             return zoneouts
-        if extras.packed:
-            most = 1 if padded or dtype == torch.float32 else 2
-        else:
-            most = 1 if padded else len(extras.kinds)
+        padded = _width(H) < max(16, _power_of_2(H))
+        most = 1 if padded or (extras.packed and dtype == torch.float32) else 2 if extras.packed else 4
         if len(extras.kinds) > most:
             return f"{len(extras.kinds)} masks" + " of sequences of different lengths" * extras.packed
-    elif registers >= 96 and (copies == 2 or (padded and extras.packed)):
+    elif registers >= 96 and copies == 2 and extras.packed:
         return zoneouts
     return ""
 

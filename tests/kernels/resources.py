@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 import torch
 
+from rnndrop.cell import CELLS
 from rnndrop.kernels import plan
 from rnndrop.kernels.launch import Device
 from rnndrop.kernels.plan import BOTH_DIRECTIONS, Extras
 
-from .launches import LAUNCHES, sequence
+from .launches import LAUNCHES, gated_sequence, sequence
 
 TABLE = pathlib.Path(__file__).parents[2] / "kernels" / "RESOURCES.md"
 
@@ -59,6 +60,17 @@ SIZES = {
         1001: ("tf32", "bf16"),
         1024: tuple(KINDS),
         2048: ("fp32", "tf32", "bf16"),
+    },
+}
+
+GATED = ("LSTM", "GRU")
+GATED_SIZES = {
+    "resident": {
+        16: ("fp32",),
+        32: ("fp32",),
+        64: ("tf32", "bf16"),
+        101: ("bf16",),
+        128: ("fp16", "bf16"),
     },
 }
 
@@ -106,11 +118,35 @@ def shapes() -> Iterator[tuple[str, int, str]]:
                 yield strategy, H, kind
 
 
-def refusal(strategy: str, H: int, kind: str, device: Device, variant: Variant = VARIANTS[""]) -> str:
+def gated_shapes() -> Iterator[tuple[str, str, int, str]]:
+    """Strategy, cell, H and kind of number."""
+    for strategy, sizes in GATED_SIZES.items():
+        for cell in GATED:
+            for H, kinds in sizes.items():
+                for kind in kinds:
+                    yield strategy, cell, H, kind
+
+
+def gated_variants(cell: str) -> dict[str, Variant]:
+    """One of each kind of mask, and as many as run at every size but one."""
+    zoneouts = tuple(kind for kind in CELLS[cell].kinds if "zoneout" in kind)
+    return {
+        "": Variant(),
+        ", candidate": Variant(("candidate",)),
+        ", both masks": Variant(BOTH),
+        ", zoneouts": Variant(zoneouts),
+        ", four masks": Variant((*BOTH, *zoneouts) if cell == "LSTM" else CELLS[cell].kinds),
+        ", packed": Variant(BOTH, packed=True),
+        ", packed, one mask": Variant(("hidden",), packed=True),
+        ", packed, zoneouts": Variant(zoneouts, packed=True),
+    }
+
+
+def refusal(strategy: str, H: int, kind: str, device: Device, variant: Variant = VARIANTS[""], cell: str = "RNN_TANH") -> str:
     """Why a strategy cannot run, or ""."""
     if variant.directions == 2 and strategy not in BOTH_DIRECTIONS:
         return "it takes one direction after the other"
-    return plan.refusal(strategy, H, 16, KINDS[kind], device, tf32=kind == "tf32", extras=variant.extras)
+    return plan.refusal(strategy, H, 16, KINDS[kind], device, tf32=kind == "tf32", cell=cell, extras=variant.extras)
 
 
 def refused(device: Device) -> list[str]:
@@ -130,6 +166,14 @@ def cases(device: Device) -> Iterator[tuple[str, Callable[[], object]]]:
                 continue
             for direction, run in sequence(strategy, H, tf32=kind == "tf32", **variant._asdict()).items():
                 name = f"{strategy} {direction} H={H} {kind}{words}"
+                yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
+    for strategy, cell, H, kind in gated_shapes():
+        for words, variant in gated_variants(cell).items():
+            if refusal(strategy, H, kind, device, variant, cell):
+                continue
+            options = {"tf32": kind == "tf32", "kinds": variant.kinds, "packed": variant.packed}
+            for direction, run in gated_sequence(strategy, cell, H, **options).items():
+                name = f"{strategy} {cell} {direction} H={H} {kind}{words}"
                 yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
 
 

@@ -115,8 +115,10 @@ def test_gated_resident():
         assert not plan(64, FP32, device, tf32=True, kinds=both).reason
         assert not plan(32, FP32, device, "GRU", both, packed=True).reason
         assert plan(32, FP32, device).reason.endswith("no room for the operands of exact fp32")
-        assert plan(32, FP32, device, "GRU", ("zoneout",)).reason.endswith("no room for zoneout")
-        assert plan(128, device=device, kinds=zoneouts).reason.endswith("no room for zoneout and cell_zoneout")
+        assert plan(32, FP32, device, "GRU", ("zoneout",), packed=True).reason.endswith("no room for zoneout")
+        assert plan(64, FP32, device, kinds=zoneouts, tf32=True).reason.endswith("no room for zoneout and cell_zoneout")
+        assert not plan(128, device=device, kinds=zoneouts, packed=True).reason
+        assert plan(128, device=device, kinds=(*every, *zoneouts)).reason.endswith("no room for 6 masks")
         assert plan(101, device=device, kinds=both).reason.endswith("no room for 2 masks")
         assert plan(128, device=device, kinds=every, packed=True).reason.endswith(
             "no room for 4 masks of sequences of different lengths"
