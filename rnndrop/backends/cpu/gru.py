@@ -162,7 +162,7 @@ class _Factors:
         gives what takes it to h_{t-1} past them, a step at a time."""
         scale = self.scale * self.of_n
         full = gates.new_full((), scale)
-        for first, last, chunk in chunks(ranges, gates.shape[1]):
+        for first, last, chunk in chunks(ranges, gates.shape[1] // 4):
             saved, made = self.saved[first:last], gates[first - start : last - start]
             (hn, r, z, n), (of_hn, of_r, of_z, of_candidate) = saved.chunk(4, 1), made.chunk(4, 1)
             rest = 1 - z

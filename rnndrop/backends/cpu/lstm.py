@@ -217,7 +217,7 @@ class _Factors:
         """Fills `gates`, whose first row is row `start`, with what the gradients are made of: i's, f's and g's times that of
         c', o's times that of m * made; and gives what takes the latter's to c', a step at a time."""
         kept, kept_g = (gates.new_full((), scale) for scale in (self.scale, self.of_g))
-        for first, last, chunk in chunks(ranges, gates.shape[1]):
+        for first, last, chunk in chunks(ranges, gates.shape[1] // 4):
             saved, made = self.saved[first:last], gates[first - start : last - start]
             (i, _, g, o), (of_i, of_f, of_candidate, of_o) = saved.chunk(4, 1), made.chunk(4, 1)
             squashed = torch.from_numpy(np.tanh(self.new[first:last].numpy()))
