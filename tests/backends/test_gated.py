@@ -8,6 +8,7 @@ import torch
 from rnndrop import reference
 from rnndrop.backends.base import Layer, Needs
 from rnndrop.backends.cpu import Cpu, loop
+from rnndrop.backends.cpu.elements import pieces
 from rnndrop.backends.reference import Reference
 from rnndrop.cell import CELLS, Weights
 from rnndrop.kinds import SCOPED, ZONEOUTS
@@ -19,7 +20,7 @@ from tests.helpers import BATCH, COLUMNS, INPUTS, STEPS, assert_equal, assert_ne
 GATED = [CELLS["GRU"], CELLS["LSTM"]]
 RATES = dict(hidden=0.3, recurrent=0.4, zoneout=0.35, cell=0.25, cell_zoneout=0.2, candidate=0.45)
 SIZES = [None, [3, 3, 2, 2, 1]]
-PACKED_ACROSS_CHUNKS = [24, 24, *sorted((1 + 7 * i % 24 for i in range(10)), reverse=True)]
+PACKED_ACROSS_PIECES = [24] * 14 + sorted((1 + 7 * i % 24 for i in range(22)), reverse=True)
 EVERY = [(cell, kinds) for cell in GATED for kinds in [(), *[(kind,) for kind in cell.kinds], cell.kinds]]
 PAIRS = [(cell, kinds) for cell in GATED for kinds in itertools.combinations(cell.kinds, 2)]
 
@@ -94,12 +95,13 @@ def test_two_kinds(case):
 
 
 @pytest.mark.parametrize("case", EVERY, ids=named)
-@pytest.mark.parametrize("sizes", [None, PACKED_ACROSS_CHUNKS], ids=["padded", "packed"])
-def test_more_than_a_chunk_of_the_cache(case, sizes):
+@pytest.mark.parametrize("sizes", [None, PACKED_ACROSS_PIECES], ids=["padded", "packed"])
+def test_more_than_a_piece(case, sizes):
     cell, kinds = case
     for reverse in (False, True):
-        steps = steps_of(sizes, reverse, count=12, batch=24)
-        check(make(cell, 12, 24, 2, 150), masks_of(kinds, steps, 150), steps, cell)
+        steps = steps_of(sizes, reverse, count=36, batch=24)
+        assert len(pieces(steps.ranges, 4 * 150)) > 1
+        check(make(cell, 36, 24, 2, 150), masks_of(kinds, steps, 150), steps, cell)
 
 
 @pytest.mark.parametrize("cell", GATED, ids=lambda cell: cell.mode)

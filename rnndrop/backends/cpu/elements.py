@@ -85,9 +85,9 @@ def sigmoids(which: Sequence[bool], hidden: int, like: Tensor) -> tuple[Tensor, 
     return factor, 1 - factor
 
 
-def transposed(weight: Tensor) -> Tensor:
-    """The same, in the order in which a product with its transpose is the fastest."""
-    return weight.t().contiguous().t()
+def transposed(weight: Tensor, factor: Tensor) -> Tensor:
+    """Rows times a factor each, in the order in which a product with the transpose is the fastest."""
+    return weight.t().clone(memory_format=torch.contiguous_format).mul_(factor).t()
 
 
 def rows_of_steps(x: Tensor, steps: Steps) -> list[Numbers]:
@@ -100,8 +100,12 @@ def rows_of_steps(x: Tensor, steps: Steps) -> list[Numbers]:
 
 def states_before(states: Numbers, initial: Numbers, ranges: list[Range]) -> Iterator[tuple[Numbers, Numbers]]:
     """The rows of each step and of that before it; `initial` (B, H) is before a sequence's first."""
+    every = rows_of(states, ranges)
+    if every[0].shape == every[-1].shape == initial.shape:
+        yield from zip(every, [initial, *every[:-1]], strict=True)
+        return
     join, before = np.concatenate if isinstance(initial, Array) else torch.cat, initial[:0]
-    for now in rows_of(states, ranges):
+    for now in every:
         if len(now) > len(before):
             before = join([before, initial[len(before) : len(now)]])
         yield now, before[: len(now)]

@@ -40,13 +40,13 @@ def prepared(weights: Weights) -> Weights:
     n, r, z, and in place of b_hh is what of it is n's."""
     hidden = weights.w_hh.shape[1]
     factor, _ = sigmoids(SIGMOIDS, hidden, weights.w_hh)
-    w_ih, w_hh = weights.w_ih * factor[:, None], recurrent_rows(weights.w_hh * factor[:, None])
+    w_hh = transposed(recurrent_rows(weights.w_hh), factor.roll(hidden))
     b_ih, b_hh = weights.b_ih, weights.w_hh.new_zeros(hidden)
     if weights.b_hh is not None:
         of_others, b_hh = weights.b_hh[: 2 * hidden], weights.b_hh[2 * hidden :]
         others = torch.cat([of_others, torch.zeros_like(b_hh)])
         b_ih = others if b_ih is None else b_ih + others
-    return Weights(w_ih, transposed(w_hh), None if b_ih is None else b_ih * factor, b_hh)
+    return Weights(weights.w_ih * factor[:, None], w_hh, None if b_ih is None else b_ih * factor, b_hh)
 
 
 def recurrent_rows(w_hh: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class _Factors:
         gives what takes it to h_{t-1} past them, a step at a time."""
         scale = self.scale * self.of_n
         full = gates.new_full((), scale)
-        for first, last, chunk in chunks(ranges, gates.shape[1]):
+        for first, last, chunk in chunks(ranges, gates.shape[1] // 4):
             saved, made = self.saved[first:last], gates[first - start : last - start]
             (hn, r, z, n), (of_hn, of_r, of_z, of_candidate) = saved.chunk(4, 1), made.chunk(4, 1)
             rest = 1 - z

@@ -1,5 +1,5 @@
-"""What computes on the rows of a step: NumPy, a call of which takes a third of the time of one of PyTorch's, or PyTorch, which is
-faster on rows that lie apart and does more in one call. Both take what `of` makes of a tensor."""
+"""What computes on the rows of a step: NumPy, a call of which takes a third of the time of one of PyTorch's, or PyTorch,
+which is faster on rows that lie apart and does more in one call. Both take what `of` makes of a tensor."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _forward(
     h_0, weights = states[0], module.prepared(weights)
     projecting = _projecting(input, weights, saved[0] if saved else output, steps, at_once=not saved)
     # The hidden mask's scale is folded into the weight, unless a step itself needs what it makes as it is.
-    now, later = (hidden, None) if _passes_by(masks, cell) or rounded else (None, hidden)
+    now, later = (hidden, None) if saved or "zoneout" in masks or rounded else (None, hidden)
     from_h_0 = _scaled(weights.w_hh.t(), recurrent)
     from_h = _scaled(from_h_0, later)
     drop = _dropper(h_0, recurrent)

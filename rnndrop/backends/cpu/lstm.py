@@ -31,7 +31,7 @@ from .elements import (
     step_masks,
     transposed,
 )
-from .library import Library, Rows, library_for
+from .library import Library, NumPy, Rows, library_for
 from .zone import part, zoning
 
 SIGMOIDS = (True, True, False, True)  # which of the gates are
@@ -41,8 +41,7 @@ def prepared(weights: Weights) -> Weights:
     """The weights by which a step makes the arguments of tanh: sigmoid(x) = (1 + tanh(x/2)) / 2."""
     factor, _ = sigmoids(SIGMOIDS, weights.w_hh.shape[1], weights.w_hh)
     bias = weights.bias
-    w_ih, w_hh = weights.w_ih * factor[:, None], weights.w_hh * factor[:, None]
-    return Weights(w_ih, transposed(w_hh), None if bias is None else bias * factor)
+    return Weights(weights.w_ih * factor[:, None], transposed(weights.w_hh, factor), None if bias is None else bias * factor)
 
 
 def recurrent_rows(w_hh: Tensor) -> Tensor:
@@ -66,15 +65,17 @@ def forward(
     zone, cell_zone = zoning(output, h_0, masks.get("zoneout"), steps), zoning(cells, c_0, masks.get("cell_zoneout"), steps)
     keeps = [step_masks(masks.get(kind), steps, gates) for kind in ("hidden", "cell", "candidate")]
     of_c = states_before(library.of(cells), library.of(c_0), ranges)
+    tensors, outputs = steps.split(gates), steps.split(output)
+    arrays, of_output = rows_of(gates.numpy(), ranges), rows_of(output.numpy(), ranges)
     rows = (
-        steps.split(gates),
-        rows_of(gates.numpy(), ranges),
-        rows_of(library.of(gates), ranges),
+        tensors,
+        arrays,
+        arrays if library is NumPy else tensors,
         *[rows_of(library.of(gate), ranges) for gate in gates.chunk(4, 1)],
         rows_of(np.split(bits_of(gates), 4, 1)[2], ranges),
-        steps.split(output),
-        rows_of(library.of(output), ranges),
-        rows_of(output.numpy(), ranges),
+        outputs,
+        of_output if library is NumPy else outputs,
+        of_output,
         rows_of(bits_of(output), ranges),
         rows_of(cells.numpy(), ranges),
         rows_of(bits_of(cells), ranges),
@@ -213,10 +214,10 @@ class _Factors:
         self.before = entering_rows(layer.saved[1], layer.states[1], layer.steps)
 
     def rows(self, gates: Tensor, start: int, ranges: list[Range]) -> Iterator[Rows]:
-        """Fills `gates`, whose first row is row `start`, with what the gradients are made of: i's, f's and g's times that of c',
-        o's times that of m * made; and gives what takes the latter's to c', a step at a time."""
+        """Fills `gates`, whose first row is row `start`, with what the gradients are made of: i's, f's and g's times that of
+        c', o's times that of m * made; and gives what takes the latter's to c', a step at a time."""
         kept, kept_g = (gates.new_full((), scale) for scale in (self.scale, self.of_g))
-        for first, last, chunk in chunks(ranges, gates.shape[1]):
+        for first, last, chunk in chunks(ranges, gates.shape[1] // 4):
             saved, made = self.saved[first:last], gates[first - start : last - start]
             (i, _, g, o), (of_i, of_f, of_candidate, of_o) = saved.chunk(4, 1), made.chunk(4, 1)
             squashed = torch.from_numpy(np.tanh(self.new[first:last].numpy()))
