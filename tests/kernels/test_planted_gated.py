@@ -13,7 +13,7 @@ from . import gated_sequences
 from .gated_sequences import Case, every_kind
 
 STRATEGIES = {"resident": gated_resident, "stepwise": gated_stepwise}
-CASES = {cell: Case(cell, T=3, B=3, H=20, thresholds=every_kind(cell)) for cell in ("LSTM", "GRU")}
+CASES = {cell: Case(cell, T=3, B=3, H=12, thresholds=every_kind(cell)) for cell in ("LSTM", "GRU")}
 KINDS = [(cell, kind) for cell in CASES for kind in CELLS[cell].kinds]
 
 everywhere = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
