@@ -16,7 +16,7 @@ every_strategy = pytest.mark.parametrize("strategy", GATED_RECURRENCES.values(),
 @every_strategy
 def test_any_strides(strategy, cell, device):
     """Tensors whose axes are exchanged, that are part of wider rows, or off the boundary of vector accesses."""
-    case = Case(cell, T=2, B=2, H=33)
+    case = Case(cell, T=2, B=2, H=13)
     given = gated_sequences.inputs(case)
     expected = gated_sequences.run(strategy, case, given, device)
     for stride in (
@@ -40,7 +40,7 @@ def test_any_strides(strategy, cell, device):
 @every_strategy
 def test_a_gradient_of_one_number(strategy, cell, device):
     """output.sum().backward() hands over one number, expanded."""
-    case = Case(cell, T=2, B=2, H=33)
+    case = Case(cell, T=2, B=2, H=13)
     given = gated_sequences.inputs(case)
     given = given._replace(grad_output=torch.tensor(0.5).expand(case.shape(1)))
     found, expected = gated_sequences.run(strategy, case, given, device), gated_sequences.oracle(case, given)

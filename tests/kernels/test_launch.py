@@ -198,7 +198,8 @@ def _everything_launched():
     for module in (sequences.resident, cooperative, stepwise):
         yield lambda module=module: module.forward(x, x[0], w, masks, cell="RNN_TANH")
         yield lambda module=module: module.backward(x, None, x, w, masks, cell="RNN_TANH")
-    h, gates, w_hh = x[0], torch.empty(3, 2, 256, device="meta"), torch.empty(256, 64, device="meta")
+    x, gates, w_hh = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((3, 2, 64), (3, 2, 256), (256, 64)))
+    h = x[0]
     for module in GATED_RECURRENCES.values():
         yield lambda module=module: module.forward(gates, [h, h], w_hh, masks, cell="LSTM")
         yield lambda module=module: module.backward(x, [None, h], [h, h], x, [gates, x], w_hh, masks, cell="LSTM")
