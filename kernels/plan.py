@@ -23,7 +23,8 @@ ROWS = 16  # of a batch tile, as the tensor cores take them
 # A program takes its batch tiles one after the other. With more than this many waves of them the time goes into products,
 # which the library does faster than a program that also has a recurrence to keep.
 WAVES = 8
-GATED_REGISTERS = 144
+# The same of all gates: what is compiled for other devices takes more besides.
+GATED_REGISTERS = {80: 144, 86: 144, 89: 144}
 MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for everything else
 
 
@@ -262,14 +263,17 @@ def plan_gated_cooperative(
     reason = _unfit(dtype, device)
     copies = _copies(dtype, tf32, device)
     warps = 8 * 32 // device.warp_size
+    most = GATED_REGISTERS.get(device.capability, MOST_REGISTERS)
     for slice in () if reason else (16, 8):
         slices = _ceil_div(H, slice)
         chunk = _gated_chunk(H, warps, dtype)
         weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
         registers = weight // (warps * device.warp_size * 4)
         shared = warps * ROWS * 4 * slice * 4
-        if registers > GATED_REGISTERS:
-            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {GATED_REGISTERS} leave room for the rest"
+        if registers > most:
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {most} leave room for the rest"
+        elif registers > 112 and most == MOST_REGISTERS and cell == "LSTM" and extras.packed:  # backward would spill
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {extras}"
         elif slices > device.num_sms:
             reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
         else:
