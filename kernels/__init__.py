@@ -7,12 +7,15 @@
     cell                what a cell makes of its gates, and back, for every sequence kernel
     product             the matrix product of the sequence kernels
     mask_bits           the three ways in which the sequence kernels read packed masks
+    split_product       the product of `gated_cooperative`, summed by the warps in parts
+    grid_barrier        the barrier, the steps and the launch of the cooperative kernels
     tile_layout         the tile that `resident` keeps in registers
     packed_mask         a mask written as bits, which the sequence kernels read
     apply_mask          a packed mask applied to rows
     activation_dropout  tanh and dropout in one pass, masks made in registers
     resident            a whole sequence in one launch, the recurrent weight on one multiprocessor
     cooperative         a whole sequence in one cooperative launch, the weight spread over many multiprocessors
+    gated_cooperative   the same of a GRU or an LSTM
     stepwise            one library product and one pointwise kernel a step
 
 `launch` and `plan` can be imported without Triton. RESOURCES.md has what each kernel takes of a multiprocessor, COSTS.md
