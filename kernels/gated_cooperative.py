@@ -8,8 +8,8 @@ step; everything that no other program writes is loaded before it is waited for.
 
 What a step needs of the step before in its own columns a program reads from what it wrote itself: h from the output, c from
 the saved cell states. Backward keeps the gradients that pass by W_hh, of c and of a carried h (zoneout; z * h of a GRU), in
-buffers (B, H) of float32. Saved for backward besides the output: 5 numbers of the output's dtype a unit and step of an LSTM, 4 of
-a GRU.
+buffers (B, H) of float32. Saved for backward besides the output: 5 numbers of the output's dtype a unit and
+step of an LSTM, 4 of a GRU.
 
 The columns of gates, saved and of gradients: i, f, g, o of an LSTM; of a GRU hn = W_hn h' + b_hn, r, z and the candidate n. A
 GRU's slice has room for a fourth gate too, whose weight is 0 forward.
