@@ -9,6 +9,8 @@
     product             the matrix product of the sequence kernels
     mask_bits           the three ways in which the sequence kernels read packed masks
     step_rows           where the rows of each step lie, for the kernels that run a step a launch
+    split_product       the product of `gated_cooperative`, summed by the warps in parts
+    grid_barrier        the barrier, the steps and the launch of the cooperative kernels
     tile_layout         the tile that `resident` keeps in registers
     packed_mask         a mask written as bits, which the sequence kernels read
     apply_mask          a packed mask applied to rows

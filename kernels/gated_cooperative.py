@@ -1,6 +1,6 @@
 """`cooperative` of a GRU or an LSTM: the whole sequence in one cooperative launch, one kernel each way for both cells.
 
-A program owns the same columns of all gates; its part of W_hh stays in shared memory for all steps. A step of forward reads
+A program owns the same columns of all gates; its part of W_hh stays in registers for all steps. A step of forward reads
 the h (16, H) that enters W_hh, which all slices have written, from the L2 cache, multiplies it, and makes the gates, the
 states and their masks of its own columns, a thread those of one row and column. A step of backward multiplies the gradients
 (16, G H) of the gates by the slice's columns of W_hh, and goes back through the gates that forward saved. One grid barrier a
@@ -8,7 +8,8 @@ step; everything that no other program writes is loaded before it is waited for.
 
 What a step needs of the step before in its own columns a program reads from what it wrote itself: h from the output, c from
 the saved cell states. Backward keeps the gradients that pass by W_hh, of c and of a carried h (zoneout; z * h of a GRU), in
-buffers (B, H) of float32.
+buffers (B, H) of float32. Saved for backward besides the output: 5 numbers of the output's dtype a unit and
+step of an LSTM, 4 of a GRU.
 
 The columns of gates, saved and of gradients: i, f, g, o of an LSTM; of a GRU hn = W_hn h' + b_hn, r, z and the candidate n. A
 GRU's slice has room for a fourth gate too, whose weight is 0 forward.

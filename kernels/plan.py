@@ -23,8 +23,8 @@ ROWS = 16  # of a batch tile, as the tensor cores take them
 # A program takes its batch tiles one after the other. With more than this many waves of them the time goes into products,
 # which the library does faster than a program that also has a recurrence to keep.
 WAVES = 8
-GATED_REGISTERS = 144
 MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for everything else
+GATED_REGISTERS = {80: 144, 86: 144, 89: 144}  # the same of all gates, by capability; code for others takes more besides
 
 
 REASONS = {  # for each strategy
@@ -307,19 +307,21 @@ def plan_cooperative(
 def plan_gated_cooperative(
     H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
 ) -> CooperativePlan:
-    """As `plan_cooperative`, of all gates of a slice's columns: 16, or 8 where more do not fit. A thread has one row and
-    column."""
+    """As `plan_cooperative`, of all gates of a slice's columns: 16, or 8 where 16 do not fit. W_hh is in registers."""
     reason = _unfit(dtype, device)
     copies = _copies(dtype, tf32, device)
     warps = 8 * 32 // device.warp_size
-    for slice in () if reason else (16, 8):
+    most = GATED_REGISTERS.get(device.capability, MOST_REGISTERS)
+    for slice in () if reason else (16, 8) if device.warp_size == 32 else (16,):  # AMD's tensor cores take 16
         slices = _ceil_div(H, slice)
         chunk = _gated_chunk(H, warps, dtype)
         weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
         registers = weight // (warps * device.warp_size * 4)
         shared = warps * ROWS * 4 * slice * 4
-        if registers > GATED_REGISTERS:
-            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {GATED_REGISTERS} leave room for the rest"
+        if registers > most:
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {most} leave room for the rest"
+        elif registers > 112 and cell == "LSTM" and device.capability >= 90 and (extras.packed or copies == 2):
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: backward would spill"
         elif slices > device.num_sms:
             reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
         else:

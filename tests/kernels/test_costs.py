@@ -90,3 +90,18 @@ def test_cooperative(direction, tensors, H, driver):
     words = tile  # a lane asks for the word of its two columns of a row
     assert (slices + tensors) * tile + words < c["read"] < (slices + tensors + 1) * tile + words
     assert abs(c["read once"] - H * H * 2) <= 3 * tile
+
+
+@pytest.mark.parametrize("cell, gates", [("LSTM", 4), ("GRU", 3)])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_gated_cooperative(cell, gates, direction, driver):
+    """One grid barrier a step, no bank conflict, whole sectors written; W_hh is read once, and per step what all slices made,
+    once for each slice."""
+    H, slices = 512, 512 // 16
+    tile = 16 * H * 2
+    c = counted(f"cooperative {cell} {direction} H={H}", torch.bfloat16, driver)
+    assert c["grid barriers"] == 1 and c["conflicts"] == 0 and c["launches"] == 1
+    assert c["written"] == c["sectors written"] * 32
+    source = tile * (1 if direction == "forward" else gates)
+    assert slices * source < c["read"] < slices * source + 12 * tile
+    assert abs(c["read once"] - gates * H * H * 2) <= 16 * tile

@@ -106,10 +106,10 @@ def only(monkeypatch):
 @pytest.mark.parametrize("cell", PRESENT)
 def test_more_batch_tiles_than_groups(cell, device, only):
     """On a device with room for one group a program takes several tiles of the batch in turn."""
-    assert plan_gated_cooperative(40, 40, BF16, only(3), cell=cell).groups == 1
+    assert plan_gated_cooperative(16, 33, BF16, only(1), cell=cell).groups == 1
     for case in (
-        Case(cell, B=40, H=40, dtype=BF16, thresholds=PRESENT[cell]),
-        Case(cell, H=40, dtype=BF16, thresholds=PRESENT[cell], sizes=(40, 33, 16), reverse=True),
+        Case(cell, T=2, B=33, H=16, dtype=BF16, thresholds=PRESENT[cell]),
+        Case(cell, H=16, dtype=BF16, thresholds=PRESENT[cell], sizes=(33, 17), reverse=True),
     ):
         gated_sequences.against_float64(gated_cooperative, case, device)
 
