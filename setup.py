@@ -37,7 +37,7 @@ EXTRAS = {
 setup(
     name="rnndrop",
     version=VERSION,
-    description="An Elman RNN with dropout inside the recurrence, at the price of a plain torch.nn.RNN",
+    description="RNN, LSTM and GRU for PyTorch with dropout inside the recurrence",
     long_description=long_description(),
     long_description_content_type="text/markdown",
     url=REPOSITORY,
@@ -49,7 +49,7 @@ setup(
     author="The rnndrop authors",
     license_expression="MIT",
     license_files=["LICENSE"],
-    keywords=["pytorch", "rnn", "dropout", "triton"],
+    keywords=["pytorch", "rnn", "lstm", "gru", "dropout", "zoneout", "triton"],
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

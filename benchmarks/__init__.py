@@ -22,6 +22,7 @@ measure/
 contenders/     who is measured: EVERYONE
     base            what a contender is
     ours, torch_nn, loops, keras
+    kernels         haste and FlashRNN, on CUDA
     products        what cannot be beaten: the bare matrix products
 cases           what is measured: shapes, dtypes, passes, dropouts
 test_speed      the same cases for pytest-benchmark

@@ -4,9 +4,11 @@
     plan                tiles of `resident` and `cooperative`, and which strategy runs a layer
     philox              the mask stream as a value function: sixteen mask bits a call
     activation          tanh and relu and their derivatives as value functions
-    cell                what a cell makes of its gates, and back, for every sequence kernel
+    cell                what a plain RNN makes of its gate, and back, for every sequence kernel
+    gates               what a GRU and an LSTM make of their gates in a step, and back, for every kernel of either
     product             the matrix product of the sequence kernels
     mask_bits           the three ways in which the sequence kernels read packed masks
+    step_rows           where the rows of each step lie, for the kernels that run a step a launch
     tile_layout         the tile that `resident` keeps in registers
     packed_mask         a mask written as bits, which the sequence kernels read
     apply_mask          a packed mask applied to rows
@@ -14,6 +16,7 @@
     resident            a whole sequence in one launch, the recurrent weight on one multiprocessor
     cooperative         a whole sequence in one cooperative launch, the weight spread over many multiprocessors
     stepwise            one library product and one pointwise kernel a step
+    gated_...           the same of a GRU and an LSTM
 
 `launch` and `plan` can be imported without Triton. RESOURCES.md has what each kernel takes of a multiprocessor, COSTS.md
 the instructions and bytes counted, VERSIONS.md the versions of Triton tried.

@@ -1,5 +1,6 @@
 """Activations and their derivatives as value functions on fp32 tensors: no branches, no library calls."""
 
+import torch
 import triton
 import triton.language as tl
 
@@ -17,6 +18,15 @@ def tanh_for_dtype(x, DTYPE: tl.constexpr, TANH: tl.constexpr):
 
 
 @triton.jit
+def sigmoid_for_dtype(x, DTYPE: tl.constexpr, TANH: tl.constexpr):
+    """sigmoid(x) in fp32, as accurate as a result stored as DTYPE needs it; one for all, but for TANH "hardware"."""
+    if TANH == "hardware":
+        return tanh_hardware(x * 0.5) * 0.5 + 0.5
+    else:
+        return sigmoid(x)
+
+
+@triton.jit
 def relu(x):
     return tl.where(x < 0, 0.0, x)  # NaN stays NaN
 
@@ -29,6 +39,18 @@ def relu_backward(grad, y, scale):
 @triton.jit
 def tanh_backward(grad, y, scale, inverse_scale):
     return grad * (scale - y * inverse_scale * y)
+
+
+@triton.jit
+def sigmoid_backward(grad, y):
+    return grad * (y - y * y)
+
+
+@triton.jit
+def sigmoid(x):
+    """Relative error within 2**-22, and 2**-23 more for each unit that x is below 0, where exp2's argument is rounded; on a GPU
+    exp2 and the quotient add theirs (2**-22.5 and 2 units). NaN stays NaN, and neither end overflows to it."""
+    return 1.0 / (tl.exp2(x * -1.4426950408889634) + 1.0)  # exp(-x), up to infinity, whose quotient is 0
 
 
 @triton.jit
@@ -60,3 +82,8 @@ def tanh_short(x):
 def tanh_hardware(x):
     """Relative error 2**-11 everywhere; rounding to bf16 costs up to 2**-8."""
     return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=r,r", [x], tl.float32, is_pure=True, pack=1)
+
+
+def way_of_tanh(dtype: torch.dtype, backend: str) -> str:
+    """The TANH of a backend: by the instruction of NVIDIA's GPUs, where bf16's rounding hides its error."""
+    return "hardware" if dtype == torch.bfloat16 and backend == "cuda" else "exact"

@@ -1,8 +1,7 @@
 """tanh and dropout in one pass: y = keep * scale * tanh(x), the mask made in registers and never stored.
 
-A program owns ROWS rows of BLOCKS blocks of sixteen columns and calls Philox once a block. Memory is read and written
-sixteen bytes a thread, so a block belongs to several threads, which gather its sixteen bits. Forward reads x and writes
-y; backward reads y and its gradient and writes the gradient of x: tanh(x) is y / scale where the remade mask keeps it.
+Forward reads x and writes y; backward reads y and its gradient and writes the gradient of x: tanh(x) is y / scale where the
+remade mask keeps it.
 
 By counts and data sheets fp32 is bound by memory; 16 bit by memory on an A100, barely, and by the instructions on an H100,
 of which Philox is a third. Not timed.
@@ -15,7 +14,9 @@ from torch import Tensor
 
 from .activation import tanh_backward, tanh_for_dtype
 from .launch import on_device
-from .philox import keep_bits
+from .register_mask import keep, tile, tiles
+
+PROGRAM = 128  # blocks: each thread of four warps calls Philox once
 
 
 @triton.jit(do_not_specialize=["rows", "threshold", "scale", "stream"])
@@ -36,10 +37,10 @@ def forward_kernel(
     BLOCKS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    row, column, inside = _tile(rows, columns, ROWS, BLOCKS, VECTOR)
+    row, column, inside = tile(rows, columns, ROWS, BLOCKS, VECTOR)
     a = tl.load(x_ptr + row * x_row + column * x_column, mask=inside, other=0.0).to(tl.float32)
-    keep = _keep(seed_ptr, stream, columns, threshold, ROWS, BLOCKS, VECTOR)
-    h = tl.where(keep, tanh_for_dtype(a, y_ptr.dtype.element_ty, "exact") * scale, 0.0)
+    kept = keep(seed_ptr, stream, columns, threshold, ROWS, BLOCKS, VECTOR)
+    h = tl.where(kept, tanh_for_dtype(a, y_ptr.dtype.element_ty, "exact") * scale, 0.0)
     tl.store(y_ptr + row * y_row + column * y_column, h.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -64,46 +65,14 @@ def backward_kernel(
     BLOCKS: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    row, column, inside = _tile(rows, columns, ROWS, BLOCKS, VECTOR)
+    row, column, inside = tile(rows, columns, ROWS, BLOCKS, VECTOR)
     g = tl.load(grad_ptr + row * grad_row + column * grad_column, mask=inside, other=0.0).to(tl.float32)
     h = tl.load(y_ptr + row * y_row + column * y_column, mask=inside, other=0.0).to(tl.float32)
     inverse_scale = (65536 - threshold).to(tl.float32) * (1 / 65536)
     a = tanh_backward(g, h, scale, inverse_scale)
-    keep = _keep(seed_ptr, stream, columns, threshold, ROWS, BLOCKS, VECTOR)  # h = 0 tells nothing: tanh is 0 at 0 too
-    a = tl.where(keep, a, 0.0)
+    kept = keep(seed_ptr, stream, columns, threshold, ROWS, BLOCKS, VECTOR)  # h = 0 tells nothing: tanh is 0 at 0 too
+    a = tl.where(kept, a, 0.0)
     tl.store(out_ptr + row * out_row + column * out_column, a.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _origin(columns, ROWS: tl.constexpr, BLOCKS: tl.constexpr):
-    """This program's first row and block; the columns of a row go to neighbouring programs."""
-    tiles = tl.cdiv(tl.cdiv(columns, 16), BLOCKS)
-    pid = tl.program_id(0)
-    return (pid // tiles).to(tl.int64) * ROWS, pid % tiles * BLOCKS
-
-
-@triton.jit
-def _tile(rows, columns, ROWS: tl.constexpr, BLOCKS: tl.constexpr, VECTOR: tl.constexpr):
-    """Row (ROWS, 1, 1) and column (1, 16*BLOCKS/VECTOR, VECTOR), int64, and which of them exist."""
-    first_row, first_block = _origin(columns, ROWS, BLOCKS)
-    row = first_row + tl.arange(0, ROWS)[:, None, None]
-    vector = tl.arange(0, BLOCKS * 16 // VECTOR)[None, :, None]
-    column = first_block * 16 + vector * VECTOR + tl.arange(0, VECTOR)[None, None, :]
-    return row, column.to(tl.int64), (row < rows) & (column < columns)
-
-
-@triton.jit
-def _keep(seed_ptr, stream, columns, threshold, ROWS: tl.constexpr, BLOCKS: tl.constexpr, VECTOR: tl.constexpr):
-    """The tile's mask as booleans, (ROWS, 16*BLOCKS/VECTOR, VECTOR)."""
-    first_row, first_block = _origin(columns, ROWS, BLOCKS)
-    row = first_row + tl.arange(0, ROWS)[:, None]
-    block = first_block + tl.arange(0, BLOCKS)[None, :]
-    bits = keep_bits(tl.load(seed_ptr), stream, row, block, tl.cdiv(columns, 16), threshold)
-    # a plain broadcast lets the compiler call Philox once a thread instead of once a block
-    PARTS: tl.constexpr = 16 // VECTOR
-    vector = tl.arange(0, BLOCKS * PARTS)[None, :]
-    bits = tl.gather(bits, tl.broadcast_to(vector // PARTS, (ROWS, BLOCKS * PARTS)), 1) >> (vector % PARTS * VECTOR)
-    return (bits[:, :, None] & (1 << tl.arange(0, VECTOR))[None, None, :]) != 0
 
 
 def forward(x: Tensor, seed: Tensor, threshold: int, scale: float, stream: int, *, out: Tensor | None = None) -> Tensor:
@@ -122,9 +91,9 @@ def forward(x: Tensor, seed: Tensor, threshold: int, scale: float, stream: int, 
     """
     y = torch.empty_like(x) if out is None else out
     if x.numel():
-        grid, tile = _tiles(y)
+        grid, options = tiles(y, PROGRAM)
         with on_device(x):
-            forward_kernel[grid](x, *x.stride(), y, *y.stride(), seed, *x.shape, threshold, scale, stream, **tile)
+            forward_kernel[grid](x, *x.stride(), y, *y.stride(), seed, *x.shape, threshold, scale, stream, **options)
     return y
 
 
@@ -140,19 +109,8 @@ def backward(grad: Tensor, y: Tensor, seed: Tensor, threshold: int, scale: float
     """
     dx = torch.empty_like(y)
     if y.numel():
-        grid, tile = _tiles(dx)
+        grid, options = tiles(dx, PROGRAM)
         tensors = grad, *grad.stride(), y, *y.stride(), dx, *dx.stride()
         with on_device(y):
-            backward_kernel[grid](*tensors, seed, *y.shape, threshold, scale, stream, **tile)
+            backward_kernel[grid](*tensors, seed, *y.shape, threshold, scale, stream, **options)
     return dx
-
-
-def _tiles(out: Tensor) -> tuple[tuple[int], dict[str, int]]:
-    """The grid and the tile: 128 blocks, so that each thread of four warps calls Philox once."""
-    rows, columns = out.shape
-    blocks = triton.cdiv(columns, 16)
-    BLOCKS = min(triton.next_power_of_2(blocks), 32)
-    ROWS = 128 // BLOCKS
-    grid = (triton.cdiv(rows, ROWS) * triton.cdiv(blocks, BLOCKS),)
-    tile = {"ROWS": ROWS, "BLOCKS": BLOCKS, "VECTOR": 16 // out.element_size()}
-    return grid, tile | {"num_warps": 4, "enable_fp_fusion": True}

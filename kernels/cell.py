@@ -1,6 +1,6 @@
-"""What a cell makes of its gates, and the way back: the same two functions for every sequence kernel.
+"""What a plain RNN makes of its gate, and the way back: the same two functions for every sequence kernel of it.
 
-    gates = input projection + W_hh h'       (rows, G, H); G = 1 of the plain RNN, whose one gate needs no axis
+    gates = input projection + W_hh h'
     made = cell_forward(gates)               the new state, before its dropout
     h = keep * scale * made
 

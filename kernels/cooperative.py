@@ -15,8 +15,7 @@ Sequences of different lengths: step t has the rows offsets[t] ... offsets[t+1] 
 sequence has the same index in every step, and a row takes part where its index is less than the step's size. A sequence that
 begins at a step, as later ones do in reverse, takes its row of h_0 there.
 
-Launches: this one and the zeroing of the barrier's counters, whatever T. A counter only grows and lives for one launch, so
-that nothing is left over for the next, nor for the replay of a CUDA graph. It counts in 64 bits.
+Launches: this one and the zeroing of the barrier's counters, whatever T.
 
 What limits it, by counts and data sheets, none of it timed: the latencies of the grid barrier. Store, arrival, wait and load
 of h are a trip each through the L2 cache, 2 to 3 us on an A100 or H100; the product's reads of shared memory take 0.7 to
@@ -30,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -39,6 +38,7 @@ from torch import Tensor
 
 from . import launch
 from .cell import cell_backward, cell_forward
+from .grid_barrier import Shape, grid_barrier_arrive, grid_barrier_wait, launch_phases, rows_of_step
 from .launch import (
     Masks,
     bits_and_scale,
@@ -53,35 +53,10 @@ from .launch import (
     padded,
     row_offsets,
 )
-from .mask_bits import slice_kept, slice_words
+from .mask_bits import slice_words, words_keep
 from .plan import CooperativePlan, Extras, plan_cooperative
-from .product import multiply, precision
+from .product import clear_padding, multiply, precision
 from .slice_layout import both_columns, from_result, slice_pairs, slice_rows
-
-
-@triton.jit
-def grid_barrier_arrive(barrier_ptr):
-    """Say that this program has stored what the others wait for."""
-    tl.debug_barrier()  # all threads have stored before one of them releases
-    tl.atomic_add(barrier_ptr, 1, sem="release", scope="gpu")
-
-
-@triton.jit
-def grid_barrier_wait(barrier_ptr, arrivals):
-    """Wait for so many arrivals: what was stored before them is then visible here."""
-    while tl.atomic_add(barrier_ptr, 0, sem="acquire", scope="gpu") < arrivals:
-        pass
-
-
-@triton.jit
-def rows_of_step(offsets_ptr, t, T, B):
-    """The first row of step t and the number of its rows: none before the first step and after the last."""
-    exists = (t >= 0) & (t < T)
-    if offsets_ptr is None:
-        start, stop = t * B, t * B + tl.where(exists, B, 0)
-    else:
-        start, stop = tl.load(offsets_ptr + t, mask=exists, other=0), tl.load(offsets_ptr + t + 1, mask=exists, other=0)
-    return start, stop - start
 
 
 @triton.jit
@@ -94,12 +69,6 @@ def load_weight_slice(w_hh_ptr, WIDTH: tl.constexpr, SLICE: tl.constexpr, CHUNK:
         at = k[:, None] * WIDTH + column[None, :] if TRANSPOSED else column[None, :] * WIDTH + k[:, None]
         chunks += (tl.load(w_hh_ptr + at, mask=(k < WIDTH)[:, None] & (column < WIDTH)[None, :], other=0.0),)
     return chunks
-
-
-@triton.jit
-def clear_padding(x, column, H: tl.constexpr, WIDTH: tl.constexpr):
-    """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
-    return tl.where(column < H, x, 0.0) if H < WIDTH else x
 
 
 @triton.jit
@@ -118,7 +87,7 @@ def times_weight(source_ptr, rows, w, WIDTH: tl.constexpr, CHUNK: tl.constexpr, 
 @triton.jit
 def enter(h, words, column, scale):
     """h where it enters W_hh, by the words of the recurrent mask."""
-    return tl.where(slice_kept(words, column), h.to(tl.float32) * scale, 0.0).to(h.dtype)
+    return tl.where(words_keep(words, column), h.to(tl.float32) * scale, 0.0).to(h.dtype)
 
 
 RUNTIME = ["T", "B", "begin", "end", "hidden_scale", "inverse_scale", "recurrent_scale", "old_share"]
@@ -217,9 +186,9 @@ def forward_kernel(
             gates = clear_padding(gates + x.to(tl.float32), column, H, WIDTH)
             h = cell_forward(gates, CELL, DTYPE, "exact")
             if hidden_ptr is not None:
-                h = tl.where(slice_kept(hidden, column), h * hidden_scale, 0.0)
+                h = tl.where(words_keep(hidden, column), h * hidden_scale, 0.0)
             if zoneout_ptr is not None:
-                h = tl.where(slice_kept(zoneout, column), h, old.to(tl.float32))
+                h = tl.where(words_keep(zoneout, column), h, old.to(tl.float32))
             elif old_share is not None:
                 h = old_share * old.to(tl.float32) + (1.0 - old_share) * h
             h = h.to(DTYPE)
@@ -297,9 +266,9 @@ def backward_kernel(
             )
             if hidden_ptr is not None:
                 hidden = slice_words(hidden_ptr, start + b if HIDDEN_PER_STEP else b, now, pair, H)
-                grad_gates = tl.where(slice_kept(hidden, column), grad_gates, 0.0)
+                grad_gates = tl.where(words_keep(hidden, column), grad_gates, 0.0)
             if zoneout_ptr is not None:
-                new = slice_kept(slice_words(zoneout_ptr, start + b, now, pair, H), column)
+                new = words_keep(slice_words(zoneout_ptr, start + b, now, pair, H), column)
                 grad_gates = tl.where(new, grad_gates, 0.0)
                 tl.store(carry_ptr + of_tile + at, tl.where(new, 0.0, dh), mask=now & mine)
             tl.store(grad_gates_ptr + here + at, grad_gates.to(DTYPE), mask=now & mine)
@@ -330,7 +299,7 @@ def backward_kernel(
             source_ptr = grad_gates_ptr + (start_after + b) * WIDTH
             dh = times_weight(source_ptr, size_after - b, w, WIDTH, CHUNK, ROWS, PRECISION)
             if recurrent_ptr is not None:
-                dh = tl.where(slice_kept(recurrent, column), dh * recurrent_scale, 0.0)
+                dh = tl.where(words_keep(recurrent, column), dh * recurrent_scale, 0.0)
             dh = clear_padding(dh, column, H, WIDTH)
             if zoneout_ptr is not None:
                 dh += carry
@@ -342,9 +311,9 @@ def backward_kernel(
             dh += g.to(tl.float32)
             grad_gates = cell_backward(dh, y.to(tl.float32), hidden_scale, inverse_scale, CELL)
             if hidden_ptr is not None:
-                grad_gates = tl.where(slice_kept(hidden, column), grad_gates, 0.0)
+                grad_gates = tl.where(words_keep(hidden, column), grad_gates, 0.0)
             if zoneout_ptr is not None:
-                new = slice_kept(zoneout, column)
+                new = words_keep(zoneout, column)
                 grad_gates = tl.where(new, grad_gates, 0.0)
                 tl.store(carry_ptr + of_tile + at, tl.where(new, 0.0, dh), mask=now & mine)
             tl.store(grad_gates_ptr + here + at, grad_gates.to(DTYPE), mask=now & mine)
@@ -388,14 +357,25 @@ def forward(
         output = torch.empty_like(x)
         begin = 0 if "recurrent" in masks or (reverse and sizes is not None) else 1
         exchange = x.new_empty(2, shape.B, plan.width) if begin == 0 else None
-        weights = dense(padded(h_0, plan.width)), dense(padded(w_hh, plan.width, plan.width))
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         zoneout_bits, old_share = bits_and_share(masks)
-        tensors = x, *weights, hidden_bits, recurrent_bits, zoneout_bits, shape.offsets, output, exchange
-        constexprs |= {"CELL": cell, "REVERSE": reverse}
-        numbers = hidden_scale, recurrent_scale, old_share
-        _launch(forward_kernel, tensors, shape, range(begin, shape.T + 1), numbers, plan, constexprs)
+        arguments = {
+            "input_projection_ptr": x,
+            "h_0_ptr": dense(padded(h_0, plan.width)),
+            "w_hh_ptr": dense(padded(w_hh, plan.width, plan.width)),
+            "hidden_ptr": hidden_bits,
+            "recurrent_ptr": recurrent_bits,
+            "zoneout_ptr": zoneout_bits,
+            "output_ptr": output,
+            "exchange_ptr": exchange,
+            "hidden_scale": hidden_scale,
+            "recurrent_scale": recurrent_scale,
+            "old_share": old_share,
+            "CELL": cell,
+            "REVERSE": reverse,
+        }
+        launch_phases(forward_kernel, arguments | constexprs, shape, range(begin, shape.T + 1), plan, x.device)
     return cropped(output, H)
 
 
@@ -428,30 +408,34 @@ def backward(
     with on_device(output):
         plan, shape, constexprs = _plan(output, masks, tf32, sizes)
         y = dense(padded(output, plan.width))
-        gradients = (None if g is None else dense(padded(g, plan.width)) for g in (grad_output, grad_h_n))
         grad_gates, grad_h_0 = torch.empty_like(y), y.new_empty(shape.B, plan.width)
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
         zoneout_bits, _ = bits_and_share(masks)
-        carry = None if zoneout_bits is None else torch.empty_like(grad_h_0, dtype=torch.float32)
-        weight = dense(padded(w_hh, plan.width, plan.width))
-        bits = hidden_bits, recurrent_bits, zoneout_bits
-        tensors = *gradients, y, weight, *bits, shape.offsets, carry, grad_gates, grad_h_0
-        constexprs |= {"CELL": cell, "REVERSE": reverse}
-        scales = hidden_scale, inverse(hidden_scale), recurrent_scale
-        _launch(backward_kernel, tensors, shape, range(shape.T + 1), scales, plan, constexprs)
+        arguments = {
+            "grad_output_ptr": dense(padded(grad_output, plan.width)),
+            "grad_h_n_ptr": None if grad_h_n is None else dense(padded(grad_h_n, plan.width)),
+            "output_ptr": y,
+            "w_hh_ptr": dense(padded(w_hh, plan.width, plan.width)),
+            "hidden_ptr": hidden_bits,
+            "recurrent_ptr": recurrent_bits,
+            "zoneout_ptr": zoneout_bits,
+            "carry_ptr": None if zoneout_bits is None else torch.empty_like(grad_h_0, dtype=torch.float32),
+            "grad_gates_ptr": grad_gates,
+            "grad_h_0_ptr": grad_h_0,
+            "hidden_scale": hidden_scale,
+            "inverse_scale": inverse(hidden_scale),
+            "recurrent_scale": recurrent_scale,
+            "CELL": cell,
+            "REVERSE": reverse,
+        }
+        launch_phases(backward_kernel, arguments | constexprs, shape, range(shape.T + 1), plan, y.device)
     return cropped(grad_gates, H), cropped(grad_h_0, H)
-
-
-class _Shape(NamedTuple):
-    T: int
-    B: int
-    offsets: Tensor | None  # the first row of each step of packed data
 
 
 def _plan(
     data: Tensor, masks: Masks, tf32: bool, sizes: Sequence[int] | None = None
-) -> tuple[CooperativePlan, _Shape, dict[str, Any]]:
+) -> tuple[CooperativePlan, Shape, dict[str, Any]]:
     """The grid and tiles, the steps, and what both kernels are compiled for."""
     T, B = data.shape[:2] if sizes is None else (len(sizes), max(sizes, default=0))
     H, rows = data.shape[-1], math.prod(data.shape[:-1])
@@ -474,22 +458,4 @@ def _plan(
         "launch_cooperative_grid": True,
     }
     offsets = None if sizes is None else row_offsets(tuple(sizes), data.device)
-    return plan, _Shape(T, B, offsets), constexprs
-
-
-def _launch(
-    kernel: Any,
-    tensors: tuple[Tensor | None, ...],
-    shape: _Shape,
-    phases: range,
-    numbers: tuple[float | None, ...],
-    plan: CooperativePlan,
-    constexprs: dict[str, Any],
-) -> None:
-    """One launch for all phases. Triton's interpreter runs program after program, so there each phase is a launch."""
-    device = tensors[0].device
-    barrier = torch.zeros(plan.groups, 16, dtype=torch.int64, device=device)  # 128 bytes a counter, a cache line
-    interpreted = launch.device_of(device).backend == "interpreter"
-    launches = [(p, p + 1) for p in phases] if interpreted else [(phases.start, phases.stop)]
-    for begin, end in launches:
-        kernel[plan.slices, plan.groups](*tensors, barrier, shape.T, shape.B, begin, end, *numbers, **constexprs)
+    return plan, Shape(T, B, offsets), constexprs

@@ -222,3 +222,13 @@ def padded(x: Tensor, width: int, rows: int | None = None) -> Tensor:
 def cropped(x: Tensor, H: int) -> Tensor:
     """The first H columns, contiguous."""
     return x if x.shape[-1] == H else x[..., :H].contiguous()
+
+
+def in_rows(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """x (T, B, D, width) or (N, D, width), copied if its rows are not whole rows apart, and how many rows apart its steps,
+    sequences and directions are; packed data has no steps."""
+    width = x.shape[-1]
+    if (x.stride(-1) != 1 and width > 1) or any(stride % width for stride in x.stride()[:-1]) or x.data_ptr() % 16:
+        x = x.clone(memory_format=torch.contiguous_format)
+    *step, row, direction = (stride // width for stride in x.stride()[:-1])
+    return x, (step[0] if step else 0, row, direction)

@@ -2,8 +2,9 @@
 row is 1 where column c is kept.
 
     resident        tile_words and tile_kept: one word for a lane's four columns of each row, loaded a step ahead
-    cooperative     slice_words and slice_kept: one word for a lane's two columns of each row, loaded before it waits
-    stepwise        kept: a word for each element, which neighbouring lanes share
+    cooperative     slice_words and words_keep: one word for a lane's two columns of each row, loaded before it waits
+    stepwise        kept: a word for each element, which neighbouring lanes share. Of a GRU or an LSTM `cooperative` loads the
+                    same words before it waits
 
 None reads past a row, whose last word may have columns that are not there.
 """
@@ -49,13 +50,19 @@ def slice_words(bits_ptr, first_row, there, pair, H: tl.constexpr):
 
 
 @triton.jit
-def slice_kept(words, column):
-    """Whether the words keep the columns given, (2, REPEATS, 2, WARPS, 8, 4)."""
+def words_keep(words, column):
+    """Whether the words keep the columns given."""
     return (words >> (column % 32)) & 1 != 0
+
+
+@triton.jit
+def words(bits_ptr, row, column, H, inside):
+    """The word of each element of the shape of `inside`, for rows (int64) and columns that broadcast to it. 0 where not
+    inside."""
+    return tl.load(bits_ptr + row * tl.cdiv(H, 32) + column // 32, mask=inside, other=0)
 
 
 @triton.jit
 def kept(bits_ptr, row, column, H, inside):
     """Booleans of the shape of `inside`, for rows (int64) and columns that broadcast to it. False where not inside."""
-    word = tl.load(bits_ptr + row * tl.cdiv(H, 32) + column // 32, mask=inside, other=0)
-    return (word >> (column % 32)) & 1 != 0
+    return words_keep(words(bits_ptr, row, column, H, inside), column)

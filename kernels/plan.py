@@ -14,13 +14,16 @@ import torch
 
 from .launch import Device
 
-CELLS = ("RNN_TANH", "RNN_RELU")
+GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}  # rows of a cell's weights, in units of H
+CELLS = tuple(GATES)
+GATED = ("GRU", "LSTM")  # the cells of the kernels whose files are called so
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = 16  # of a batch tile, as the tensor cores take them
 
 # A program takes its batch tiles one after the other. With more than this many waves of them the time goes into products,
 # which the library does faster than a program that also has a recurrence to keep.
 WAVES = 8
+GATED_REGISTERS = 144
 MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for everything else
 
 
@@ -30,6 +33,7 @@ REASONS = {  # for each strategy
     "stepwise": "one library product and one pointwise kernel a step",
 }
 BOTH_DIRECTIONS = ("resident",)  # strategies whose kernels take them at once, where `takes_both_directions`
+ON_CHIP = ("resident", "cooperative")  # strategies that keep W_hh there, by a plan, in the order in which they are tried
 
 
 class Extras(NamedTuple):
@@ -108,15 +112,11 @@ def choose(
     if B == 0:
         return Choice("reference", "there is nothing to compute: a plain loop", None, {})
     rejected: dict[str, str] = {}
-    for name, plan in (
-        ("resident", plan_resident(H, B, dtype, device, tf32=tf32, extras=extras)),
-        ("cooperative", plan_cooperative(H, B, dtype, device, tf32=tf32, extras=extras)),
-    ):
-        side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
-        waves = _ceil_div(_ceil_div(B, ROWS), side_by_side)
+    for name in ON_CHIP:
+        plan = _plan(name, H, B, dtype, device, tf32, cell, extras)
         if plan.reason:
             rejected[name] = plan.reason
-        elif waves > WAVES:
+        elif (waves := _waves(plan, B, device)) > WAVES:
             rejected[name] = f"B = {B} is {waves} batch tiles for each program in turn, more than {WAVES}"
         else:
             return Choice(name, REASONS[name], plan, rejected)
@@ -142,13 +142,31 @@ def refusal(
         return "there is nothing to compute"
     if strategy == "stepwise":
         return without_kernel(dtype)
-    planned = plan_resident if strategy == "resident" else plan_cooperative
-    return planned(H, B, dtype, device, tf32=tf32, extras=extras).reason
+    return _plan(strategy, H, B, dtype, device, tf32, cell, extras).reason
 
 
-def takes_both_directions(strategy: str, *, extras: Extras, **layer: Any) -> bool:
+def _plan(
+    strategy: str, H: int, B: int, dtype: torch.dtype, device: Device, tf32: bool, cell: str, extras: Extras
+) -> ResidentPlan | CooperativePlan:
+    """That of a strategy in ON_CHIP for a cell."""
+    if cell in GATED:
+        gated = plan_gated_resident if strategy == "resident" else plan_gated_cooperative
+        return gated(H, B, dtype, device, cell=cell, tf32=tf32, extras=extras)
+    plain = plan_resident if strategy == "resident" else plan_cooperative
+    return plain(H, B, dtype, device, tf32=tf32, extras=extras)
+
+
+def _waves(plan: ResidentPlan | CooperativePlan, B: int, device: Device) -> int:
+    """The batch tiles that a program, or a multiprocessor with its programs, takes one after the other."""
+    side_by_side = device.num_sms if isinstance(plan, ResidentPlan) else max(1, plan.groups)
+    return _ceil_div(_ceil_div(B, plan.rows), side_by_side)
+
+
+def takes_both_directions(strategy: str, *, cell: str, extras: Extras, **layer: Any) -> bool:
     """Whether a strategy runs both directions of a layer in one launch. `layer`: as in `refusal`."""
-    return strategy in BOTH_DIRECTIONS and not refusal(strategy, extras=extras._replace(directions=2), **layer)
+    if strategy not in BOTH_DIRECTIONS or cell in GATED:
+        return False
+    return not refusal(strategy, cell=cell, extras=extras._replace(directions=2), **layer)
 
 
 def without_kernel(dtype: torch.dtype) -> str:
@@ -197,6 +215,66 @@ def plan_resident(
 
 
 @lru_cache(1024)
+def plan_gated_resident(
+    H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
+) -> ResidentPlan:
+    """A program owns 16 rows of the batch and all columns of all gates; W_hh is in its registers."""
+    columns = max(16, _power_of_2(H))
+    warps = min(columns // 16, 8)
+    number = dtype.itemsize * _copies(dtype, tf32, device)
+    weight, shared = GATES[cell] * columns * columns * number, ROWS * columns * number
+    on_chip = weight + shared
+    if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers, one gate after the other
+        shared = max(shared, weight // GATES[cell])
+    elif device.triton_version < (3, 7):  # keeps W_hh there for all steps; the rest is at most this
+        shared = weight + ROWS * columns * dtype.itemsize * 5 // 2
+    registers = weight // (warps * 32 * 4)
+    reason = _unfit(dtype, device)
+    if not reason and registers > MOST_REGISTERS:
+        reason = (
+            f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
+        )
+    if not reason and device.warp_size == 64 and warps == 8:
+        reason = f"W_hh of H = {H}, {dtype}, leaves too few of the 256 registers that a thread of 8 wavefronts has"
+    elif not reason and device.warp_size == 32:
+        if crowding := _crowding(H, dtype, registers, _copies(dtype, tf32, device), extras):
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {crowding}"
+    if not reason and shared > device.max_shared_mem:
+        reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+    return ResidentPlan(
+        rows=ROWS,
+        width=_width(H),
+        columns=columns,
+        repeats=columns // 16 // warps,
+        warps=warps,
+        programs=_ceil_div(B, ROWS),
+        on_chip=on_chip,
+        shared=shared,
+        reason=reason,
+    )
+
+
+def _crowding(H: int, dtype: torch.dtype, registers: int, copies: int, extras: Extras) -> str:
+    """What would spill on NVIDIA's GPUs beside the weight of a GRU or an LSTM of so many registers, or ""."""
+    padded = _width(H) < max(16, _power_of_2(H))
+    zoneouts = " and ".join(kind for kind in extras.kinds if "zoneout" in kind)
+    if registers == MOST_REGISTERS:
+        if copies == 2:
+            return "the operands of exact fp32"
+        if zoneouts:
+            return zoneouts
+        if extras.packed:
+            most = 1 if padded or dtype == torch.float32 else 2
+        else:
+            most = 1 if padded else len(extras.kinds)
+        if len(extras.kinds) > most:
+            return f"{len(extras.kinds)} masks" + " of sequences of different lengths" * extras.packed
+    elif registers >= 96 and (copies == 2 or (padded and extras.packed)):
+        return zoneouts
+    return ""
+
+
+@lru_cache(1024)
 def plan_cooperative(
     H: int, B: int, dtype: torch.dtype, device: Device, *, tf32: bool = False, extras: Extras = PLAIN
 ) -> CooperativePlan:
@@ -226,6 +304,40 @@ def plan_cooperative(
             if best is None or (slice > best.slice and _ceil_div(tiles, groups) < _ceil_div(tiles, best.groups)):
                 best = CooperativePlan(slice, ROWS, _width(H), chunk, 4, slices, groups, shared, "")
     return best or CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
+
+
+@lru_cache(1024)
+def plan_gated_cooperative(
+    H: int, B: int, dtype: torch.dtype, device: Device, *, cell: str, tf32: bool = False, extras: Extras = PLAIN
+) -> CooperativePlan:
+    """As `plan_cooperative`, of all gates of a slice's columns: 16, or 8 where more do not fit. A thread has one row and
+    column."""
+    reason = _unfit(dtype, device)
+    copies = _copies(dtype, tf32, device)
+    warps = 8 * 32 // device.warp_size
+    for slice in () if reason else (16, 8):
+        slices = _ceil_div(H, slice)
+        chunk = _gated_chunk(H, warps, dtype)
+        weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
+        registers = weight // (warps * device.warp_size * 4)
+        shared = warps * ROWS * 4 * slice * 4
+        if registers > GATED_REGISTERS:
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {GATED_REGISTERS} leave room for the rest"
+        elif slices > device.num_sms:
+            reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
+        else:
+            groups = max(1, min(_ceil_div(B, ROWS), device.num_sms // slices))
+            return CooperativePlan(slice, ROWS, _width(H), chunk, warps, slices, groups, shared, "")
+    return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
+
+
+def _gated_chunk(H: int, warps: int, dtype: torch.dtype) -> int:
+    """The chunk of W_hh.T that pads it least, the largest of several."""
+    smallest = 16 * warps  # 16 for each warp, as the tensor cores take them
+    largest = 1024 // dtype.itemsize  # 16 registers a thread for the rows' elements
+    return min(
+        (smallest << n for n in range(3) if smallest << n <= largest), key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk)
+    )
 
 
 def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:

@@ -14,6 +14,12 @@ def multiply(left, right, start, PRECISION: tl.constexpr):
         return tl.dot(left, right, start, input_precision=PRECISION)
 
 
+@triton.jit
+def clear_padding(x, column, H: tl.constexpr, WIDTH: tl.constexpr):
+    """0 in the columns past H, where an infinite or NaN h has met the zeros of W_hh."""
+    return tl.where(column < H, x, 0.0) if H < WIDTH else x
+
+
 def precision(dtype: torch.dtype, tf32: bool, backend: str) -> str:
     """The PRECISION of a backend. Exact fp32 on NVIDIA's tensor cores is three products of tf32."""
     if backend == "interpreter":

@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import launch
+from .activation import way_of_tanh
 from .cell import cell_backward, cell_forward
 from .launch import (
     Masks,
@@ -33,6 +34,7 @@ from .launch import (
     cropped,
     dense,
     drawn,
+    in_rows,
     inverse,
     is_per_step,
     on_device,
@@ -42,61 +44,8 @@ from .launch import (
 from .mask_bits import drop_from_tile, tile_kept, tile_words
 from .plan import Extras, plan_resident
 from .product import multiply, precision
+from .resident_tile import clear_padding, first_words, load_tile, next_words, size_of_step
 from .tile_layout import from_result, load_right, tile_columns, tile_rows, to_left, to_result
-
-
-@triton.jit
-def load_tile(pointers, there, WIDTH: tl.constexpr, REPEATS: tl.constexpr, WARPS: tl.constexpr):
-    """A tile, 0 where `there` denies its rows and in the columns past a row in memory."""
-    padded: tl.constexpr = WIDTH < REPEATS * WARPS * 16
-    return tl.load(pointers, mask=there & (tile_columns(REPEATS, WARPS) < WIDTH) if padded else there, other=0.0)
-
-
-@triton.jit
-def clear_padding(x, REAL: tl.constexpr):
-    """0 in the columns that are not real, where an infinite or NaN h has met the zeros of W_hh."""
-    REPEATS: tl.constexpr = x.shape[1]
-    WARPS: tl.constexpr = x.shape[3]
-    return tl.where(tile_columns(REPEATS, WARPS) < REAL, x, 0.0) if REAL < REPEATS * WARPS * 16 else x
-
-
-@triton.jit
-def first_words(
-    bits_ptr,  # or None
-    start,  # the step's first row in a mask per step
-    sequences,  # the first row in a mask per sequence
-    row,
-    real,  # rows that the step has
-    there,  # rows that are sequences
-    PER_STEP: tl.constexpr,
-    H: tl.constexpr,
-    REPEATS: tl.constexpr,
-    WARPS: tl.constexpr,
-):
-    """A mask's words of the first step; 0 where there is no mask."""
-    if bits_ptr is None:
-        return tl.cast(0, tl.int32)
-    elif PER_STEP:
-        return tl.load(bits_ptr + tile_words(start + row, H, REPEATS, WARPS), mask=real, other=0)
-    else:
-        return tl.load(bits_ptr + tile_words(sequences + row, H, REPEATS, WARPS), mask=there, other=0)
-
-
-@triton.jit
-def next_words(bits_ptr, word, real, words, PER_STEP: tl.constexpr):
-    """A mask's words of the next step; those at hand, `words`, of a mask that has none."""
-    if PER_STEP:
-        return tl.load(bits_ptr + word, mask=real, other=0)
-    else:
-        return words
-
-
-@triton.jit
-def size_of_step(offsets_ptr, t, T):
-    """The rows of step t of packed data; 0 where there is no such step."""
-    there = (t >= 0) & (t < T)
-    start = tl.load(offsets_ptr + t, mask=there, other=0)
-    return (tl.load(offsets_ptr + t + 1, mask=there, other=0) - start).to(tl.int32)
 
 
 @triton.jit
@@ -369,7 +318,7 @@ def forward(
     H, dtype = input_projection.shape[-1], input_projection.dtype
     with on_device(input_projection):
         run = _run(input_projection, masks, tf32, sizes)
-        input_projection, strides = _in_rows(padded(input_projection, run.width))
+        input_projection, strides = in_rows(padded(input_projection, run.width))
         output = torch.empty_like(input_projection, memory_format=torch.contiguous_format)
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
         recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
@@ -390,7 +339,7 @@ def forward(
             share,
             CELL=cell,
             REVERSE=reverse,
-            TANH=_tanh(dtype, launch.device_of(output.device).backend),
+            TANH=way_of_tanh(dtype, launch.device_of(output.device).backend),
             **run.constexprs,
         )
     return cropped(output, H)
@@ -424,7 +373,7 @@ def backward(
     H = output.shape[-1]
     with on_device(output):
         run = _run(output, masks, tf32, sizes)
-        grad_output, strides = _in_rows(padded(grad_output, run.width))
+        grad_output, strides = in_rows(padded(grad_output, run.width))
         output = dense(padded(output, run.width))
         grad_gates, grad_h_0 = torch.empty_like(output), output.new_empty(run.grid[1], run.sizes[1], run.width)
         hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
@@ -490,18 +439,3 @@ def _run(data: Tensor, masks: Masks, tf32: bool, sizes: Sequence[int] | None) ->
     }
     offsets = None if sizes is None else row_offsets(tuple(sizes), data.device)
     return _Run((plan.programs, D), (T, B, N), offsets, plan.width, constexprs)
-
-
-def _in_rows(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """x (T, B, D, width) or (N, D, width), copied if its rows are not whole rows apart, and how many rows apart its steps,
-    sequences and directions are; packed data has no steps."""
-    width = x.shape[-1]
-    if (x.stride(-1) != 1 and width > 1) or any(stride % width for stride in x.stride()[:-1]) or x.data_ptr() % 16:
-        x = x.clone(memory_format=torch.contiguous_format)
-    *step, row, direction = (stride // width for stride in x.stride()[:-1])
-    return x, (step[0] if step else 0, row, direction)
-
-
-def _tanh(dtype: torch.dtype, backend: str) -> str:
-    """How `activation` makes tanh: by the instruction of NVIDIA's GPUs, where bf16's rounding hides its error."""
-    return "hardware" if dtype == torch.bfloat16 and backend == "cuda" else "exact"

@@ -10,7 +10,7 @@ there is none. Estimates; none was measured on a device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -18,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .cell import cell_backward, cell_forward
-from .launch import Masks, bits_and_scale, bits_and_share, check_can_run, check_zoneout, dense, inverse, is_per_step, on_device
+from .launch import Masks, dense, inverse, on_device
 from .mask_bits import kept
-from .plan import DTYPES
+from .step_rows import NO_STEP, StepMask, StepRows, step_mask, steps_in_order, zoneout_mask
 
 TILE = 1024  # elements a program takes
 RUNTIME = ["rows", "others", "olds", "hidden_row", "recurrent_row", "zoneout_row"]
@@ -159,29 +159,29 @@ def forward(
     """
     with on_device(input_projection):
         input_projection, h_0, weight = input_projection.contiguous(), dense(h_0), w_hh.t()
-        steps = _steps(input_projection, masks, reverse, sizes)
+        steps = steps_in_order("stepwise", input_projection, reverse, sizes)
         output = torch.empty_like(input_projection)
         x, y = (v.view(-1, v.shape[-1]) for v in (input_projection, output))
-        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
-        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
-        zoneout_bits, old_share = bits_and_share(masks)
+        H = h_0.shape[1]
+        hidden, recurrent = (step_mask(masks, kind, steps, H) for kind in ("hidden", "recurrent"))
+        zoneout_bits, old_share = zoneout_mask(masks, "zoneout", steps, H)
         # Without a state of its own the product reads what the step before wrote.
         state = torch.empty_like(h_0) if "recurrent" in masks or (reverse and sizes is not None) else None
         h = h_0
 
-        def pointwise(step: _Step, following: _Step) -> None:
+        def pointwise(step: StepRows, following: StepRows) -> None:
             old = h if "zoneout" in masks else None
-            tensors = y[step.rows], h_0, hidden_bits, recurrent_bits, zoneout_bits, old, state
-            numbers = hidden_scale, recurrent_scale, old_share, h.shape[0]
-            _launch(forward_kernel, tensors, step, following, numbers, cell)
+            tensors = y[step.slice], h_0, hidden.bits, recurrent.bits, zoneout_bits, old, state
+            numbers = hidden.scale, recurrent.scale, old_share, h.shape[0]
+            _launch(forward_kernel, tensors, step, following, (hidden, recurrent), numbers, cell)
 
         if state is not None:
-            pointwise(_NONE, steps[0])
-        for step, following in zip(steps, [*steps[1:], _NONE], strict=True):
+            pointwise(NO_STEP, steps[0])
+        for step, following in zip(steps, [*steps[1:], NO_STEP], strict=True):
             entering = (h if state is None else state)[: step.size]
-            torch.addmm(x[step.rows], entering, weight, out=y[step.rows])
+            torch.addmm(x[step.slice], entering, weight, out=y[step.slice])
             pointwise(step, following)
-            h = y[step.rows]
+            h = y[step.slice]
     return output
 
 
@@ -212,73 +212,47 @@ def backward(
     """
     H = output.shape[-1]
     with on_device(output):
-        steps = _steps(output, masks, reverse, sizes)
+        steps = steps_in_order("stepwise", output, reverse, sizes)
         grad_gates = torch.empty_like(output, memory_format=torch.contiguous_format)
         g, y, d = (v.contiguous().view(-1, H) for v in (grad_output, output, grad_gates))
         grad_h_n = dense(grad_h_n)
         grad_h_0, state = (output.new_empty(max(step.size for step in steps), H) for _ in range(2))
-        hidden_bits, hidden_scale = bits_and_scale(masks, "hidden")
-        recurrent_bits, recurrent_scale = bits_and_scale(masks, "recurrent")
-        zoneout_bits, _ = bits_and_share(masks)
+        hidden, recurrent = (step_mask(masks, kind, steps, H) for kind in ("hidden", "recurrent"))
+        zoneout_bits, _ = zoneout_mask(masks, "zoneout", steps, H)
         carry = None if zoneout_bits is None else torch.empty_like(state, dtype=torch.float32)
-        scales = hidden_scale, inverse(hidden_scale), recurrent_scale
+        scales = hidden.scale, inverse(hidden.scale), recurrent.scale
 
-        following = _NONE
-        for step in [*steps[::-1], _NONE]:
-            rows = step.rows
-            bits = hidden_bits, recurrent_bits, zoneout_bits
+        following = NO_STEP
+        for step in [*steps[::-1], NO_STEP]:
+            rows = step.slice
+            bits = hidden.bits, recurrent.bits, zoneout_bits
             tensors = g[rows], grad_h_n, y[rows], *bits, carry, state, d[rows], grad_h_0
-            _launch(backward_kernel, tensors, step, following, scales, cell)
+            _launch(backward_kernel, tensors, step, following, (hidden, recurrent), scales, cell)
             if step.size:
                 torch.mm(d[rows], w_hh, out=state[: step.size])
             following = step
     return grad_gates, grad_h_0
 
 
-class _Step(NamedTuple):
-    rows: slice  # of the data, and of the mask of zoneout
-    size: int
-    hidden_row: int  # of the mask, for the step's row 0
-    recurrent_row: int
-
-
-_NONE = _Step(slice(0, 0), 0, 0, 0)
-
-
-def _steps(data: Tensor, masks: Masks, reverse: bool, sizes: Sequence[int] | None) -> list[_Step]:
-    """The steps in the order in which forward takes them."""
-    H = data.shape[-1]
-    sizes = [data.shape[1]] * data.shape[0] if sizes is None else sizes
-    B, rows = (sizes[0], sum(sizes)) if sizes else (0, 0)
-    reason = "" if data.dtype in DTYPES else f"{data.dtype} is none of float32, float16, bfloat16"
-    check_can_run("stepwise", len(sizes), B, reason)
-    hidden_per_step, recurrent_per_step = (is_per_step(masks, kind, rows, B, H) for kind in ("hidden", "recurrent"))
-    check_zoneout(masks, rows, H)
-    steps, start = [], 0
-    for size in sizes:
-        steps.append(_Step(slice(start, start + size), size, start * hidden_per_step, start * recurrent_per_step))
-        start += size
-    return steps[::-1] if reverse else steps
-
-
 def _launch(
     kernel: Any,
     tensors: tuple[Tensor | None, ...],
-    step: _Step,
-    following: _Step,
+    step: StepRows,
+    following: StepRows,
+    dropouts: tuple[StepMask, StepMask],
     numbers: tuple[float | None, ...],
     cell: str,
 ) -> None:
-    H = tensors[0].shape[-1]
+    H, (hidden, recurrent) = tensors[0].shape[-1], dropouts
     rows, columns = max(step.size, following.size), min(triton.next_power_of_2(H), 256)
     ROWS = TILE // columns
     kernel[triton.cdiv(rows, ROWS), triton.cdiv(H, columns)](
         *tensors,
         step.size,
         following.size,
-        step.hidden_row,
-        following.recurrent_row,
-        step.rows.start,
+        hidden.first_row(step),
+        recurrent.first_row(following),
+        step.start,
         *numbers,
         H,
         CELL=cell,

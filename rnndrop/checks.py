@@ -24,20 +24,31 @@ def check_tensors(
     of `batch` sequences asks for, or not of the dtype and on the device of `like`, that input."""
     hidden = weights.w_hh.shape[0] // cell.gates
     output = hidden if weights.w_hr is None else weights.w_hr.shape[0]
-    rows, dtype, device = cell.gates * hidden, like.dtype, like.device
+    rows = cell.gates * hidden
     of_states = [(batch, output), (batch, hidden)][: len(states)]
     shapes = [*of_states, (rows, width), (rows, output), (rows,), (rows,), (output, hidden)]
     for name, tensor, shape in zip((*names, *Weights._fields), (*states, *weights), shapes, strict=True):
-        if tensor is None:
-            continue
-        if tensor.shape != shape:
-            raise RuntimeError(f"Expected {name} size {shape}, got {list(tensor.shape)}")
-        if tensor.dtype != dtype:
-            raise RuntimeError(f"expected input and {name} to have the same dtype, got {dtype} and {tensor.dtype}")
-        if tensor.device != device:
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but input is on {device} and {name} on {tensor.device}"
-            )
+        if tensor is not None:
+            _check_tensor(name, tensor, shape, "input", like)
+
+
+def check_gates(state: Tensor, names: Sequence[str], gates: Sequence[Tensor], cell: Cell) -> None:
+    """RuntimeError where the gates of a cell are not of the shape, the dtype or the device that its state (B, H) asks for."""
+    if state.dim() != 2:
+        raise RuntimeError(f"Expected the state to have 2 dimensions, got {state.dim()}")
+    for name, tensor in zip(names, gates, strict=True):
+        _check_tensor(name, tensor, (state.shape[0], cell.gates * state.shape[1]), "the state", state)
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], other: str, like: Tensor) -> None:
+    if tensor.shape != shape:
+        raise RuntimeError(f"Expected {name} size {shape}, got {list(tensor.shape)}")
+    if tensor.dtype != like.dtype:
+        raise RuntimeError(f"expected {other} and {name} to have the same dtype, got {like.dtype} and {tensor.dtype}")
+    if tensor.device != like.device:
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but {other} is on {like.device} and {name} on {tensor.device}"
+        )
 
 
 def check_length(steps: int) -> None:

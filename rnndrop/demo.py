@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import RNN, __version__, dropout_mask
+from . import GRU, LSTM, RNN, __version__, dropout_mask
 
 P = 0.2
+MODULES: dict[str, tuple[type[nn.RNNBase], Any]] = {"rnn": (nn.RNN, RNN), "lstm": (nn.LSTM, LSTM), "gru": (nn.GRU, GRU)}
 
 # The example: five points of a sine.
 EPOCHS = 100
@@ -44,20 +45,21 @@ KEPT, DROPPED = "#56B4E9", "#FFFFFF"
 Curves = dict[str, dict[str, Any]]
 
 
-def run(out: Path, *, seed: int = 42, quick: bool = False) -> None:
-    """Runs the whole demo and writes its pictures and metrics.json into the folder `out`."""
+def run(out: Path, *, cell: str = "rnn", seed: int = 42, quick: bool = False) -> None:
+    """Runs the whole demo of a cell and writes its pictures and metrics.json into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     steps = STEPS // 10 if quick else STEPS
-    with one_thread(), tqdm(total=2 * EPOCHS + len(VARIANTS) * steps, unit="step") as progress:
-        sine = fit_sine(seed, progress)
-        text = fit_text(seed, steps, progress)
+    models, variants = sine_models(*MODULES[cell]), text_models(*MODULES[cell])
+    with one_thread(), tqdm(total=len(models) * EPOCHS + len(variants) * steps, unit="step") as progress:
+        sine = fit_sine(models, seed, progress)
+        text = fit_text(variants, seed, steps, progress)
     matplotlib.use("agg")
-    pictures = {"sine.png": plot_sine(sine), "text.png": plot_text(text), "masks.png": plot_masks(seed)}
+    pictures = {"sine.png": plot_sine(sine), "text.png": plot_text(text, cell), "masks.png": plot_masks(seed)}
     for name, figure in pictures.items():
         figure.savefig(out / name, dpi=150)
         plt.close(figure)
-    metrics = {"seed": seed, "p": P, "versions": versions(), "sine": sine, "text": text}
+    metrics = {"cell": cell, "seed": seed, "p": P, "versions": versions(), "sine": sine, "text": text}
     metrics["seconds"] = round(time.perf_counter() - start, 1)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     print(table(text))
@@ -92,20 +94,23 @@ class SineModel(nn.Module):
         return self.linear(self.dropout(output[:, -1]))
 
 
-SINE_MODELS: dict[str, Callable[[], SineModel]] = {
-    "nn.RNN, then nn.Dropout": lambda: SineModel(nn.RNN(1, 32, batch_first=True), P),
-    "rnndrop.RNN(hidden_dropout)": lambda: SineModel(RNN(1, 32, batch_first=True, hidden_dropout=P), 0.0),
-}
+def sine_models(plain: Any, dropping: Any) -> dict[str, Callable[[], SineModel]]:
+    """By name, of torch.nn's module and of ours."""
+    cell = plain.__name__
+    return {
+        f"nn.{cell}, then nn.Dropout": lambda: SineModel(plain(1, 32, batch_first=True), P),
+        f"rnndrop.{cell}(hidden_dropout)": lambda: SineModel(dropping(1, 32, batch_first=True, hidden_dropout=P), 0.0),
+    }
 
 
-def fit_sine(seed: int, progress: tqdm) -> dict[str, list[float]]:
+def fit_sine(models: dict[str, Callable[[], SineModel]], seed: int, progress: tqdm) -> dict[str, list[float]]:
     """The training loss of each epoch, dropout on, by model."""
     progress.set_description("sine")
     x = np.linspace(0, 10, 5)
     y = np.sin(x) + 0.1 * np.random.default_rng(seed).standard_normal(5)
     inputs, targets = torch.tensor(x, dtype=torch.float32).view(5, 1, 1), torch.tensor(y, dtype=torch.float32).view(5, 1)
     losses: dict[str, list[float]] = {}
-    for name, make in SINE_MODELS.items():
+    for name, make in models.items():
         torch.manual_seed(seed)
         model = make()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -136,7 +141,7 @@ def plot_sine(losses: dict[str, list[float]]) -> Figure:
 
 
 class TextModel(nn.Module):
-    """The next character's scores; any recurrent layer with nn.RNN's interface fits in."""
+    """The next character's scores; any recurrent layer with the interface of torch.nn's fits in."""
 
     def __init__(self, characters: int, rnn: nn.Module, output_dropout: float = 0.0) -> None:
         super().__init__()
@@ -145,19 +150,20 @@ class TextModel(nn.Module):
         self.dropout = nn.Dropout(output_dropout)
         self.scores = nn.Linear(HIDDEN, characters)
 
-    def forward(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, h: Any) -> tuple[Tensor, Any]:
         output, h = self.rnn(self.embedding(x), h)
         return self.scores(self.dropout(output)), h
 
 
-VARIANTS: dict[str, Callable[[int], TextModel]] = {
-    "no dropout": lambda n: TextModel(n, nn.RNN(EMBEDDING, HIDDEN)),
-    "nn.Dropout on the outputs": lambda n: TextModel(n, nn.RNN(EMBEDDING, HIDDEN), P),
-    "hidden_dropout, per step": lambda n: TextModel(n, RNN(EMBEDDING, HIDDEN, hidden_dropout=P)),
-    "recurrent_dropout, per sequence": lambda n: TextModel(
-        n, RNN(EMBEDDING, HIDDEN, recurrent_dropout=P, mask_scope="sequence")
-    ),
-}
+def text_models(plain: Any, dropping: Any) -> dict[str, Callable[[int], TextModel]]:
+    """By name, of so many characters, of torch.nn's module and of ours."""
+    sizes = EMBEDDING, HIDDEN
+    return {
+        "no dropout": lambda n: TextModel(n, plain(*sizes)),
+        "nn.Dropout on the outputs": lambda n: TextModel(n, plain(*sizes), P),
+        "hidden_dropout, per step": lambda n: TextModel(n, dropping(*sizes, hidden_dropout=P)),
+        "recurrent_dropout, per sequence": lambda n: TextModel(n, dropping(*sizes, recurrent_dropout=P, mask_scope="sequence")),
+    }
 
 
 class Columns(NamedTuple):
@@ -167,13 +173,13 @@ class Columns(NamedTuple):
     targets: Tensor
 
 
-def fit_text(seed: int, steps: int, progress: tqdm) -> Curves:
+def fit_text(models: dict[str, Callable[[int], TextModel]], seed: int, steps: int, progress: tqdm) -> Curves:
     """The curves of each variant: same text, same initial weights, same order."""
     text, characters = read_text()
     split = int(len(text) * TRAINING_SHARE)
     training, validation = columns(text[:split]), columns(text[split:])
     curves: Curves = {}
-    for name, make in VARIANTS.items():
+    for name, make in models.items():
         progress.set_description(name)
         torch.manual_seed(seed)
         curves[name] = train(make(characters), training, validation, steps, progress)
@@ -200,14 +206,14 @@ def train(model: TextModel, training: Columns, validation: Columns, steps: int, 
     curve: dict[str, Any] = {"step": [], "training": [], "validation": []}
     losses: list[float] = []
     start, seconds = 0, 0.0
-    state: Tensor | None = None
+    state: Any = None
     for step in range(1, steps + 1):
         if start + TIME > len(training.inputs):
             start, state = 0, None
         before = time.perf_counter()
         inputs, targets = (part[start : start + TIME] for part in training)
         scores, state = model(inputs, state)
-        state = state.detach()
+        state = state.detach() if isinstance(state, Tensor) else tuple(part.detach() for part in state)
         loss = F.cross_entropy(scores.flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -241,7 +247,7 @@ def bits(loss: Tensor) -> float:
     return loss.item() / math.log(2)
 
 
-def plot_text(curves: Curves) -> Figure:
+def plot_text(curves: Curves, cell: str) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for (name, curve), colour in zip(curves.items(), COLOURS, strict=True):
         best = curve["best"]
@@ -251,7 +257,7 @@ def plot_text(curves: Curves) -> Figure:
     left.set(title="Training, dropout on", xlabel="training step", ylabel="training loss (bits per character)")
     right.set(title="Validation, dropout off: a dot and a number for the best")
     right.set(xlabel="training step", ylabel="validation loss (bits per character)")
-    figure.suptitle(f"A character model of Python's help texts, p = {P}")
+    figure.suptitle(f"A character model of Python's help texts, {cell.upper()}, p = {P}")
     finish(figure, left)
     return finish(figure, right)
 

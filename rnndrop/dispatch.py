@@ -59,8 +59,6 @@ def choose(strategy: str, problem: Problem) -> Choice:
         return _on_cuda(problem)
     if kind not in ("cpu", "meta"):
         return Choice("reference", f"there are no kernels for {kind}: {REASONS['reference']}")
-    if problem.steps > 1 and problem.cell in ("GRU", "LSTM"):
-        return Choice("reference", f"to come: {REASONS['reference']}")
     return ONE_STEP if problem.steps == 1 else ON_THE_CPU
 
 
@@ -105,15 +103,15 @@ def _warn_once(why_not: str) -> None:
 
 
 @cache
-def backend(strategy: str, tf32: bool = False) -> Backend:
-    """That of a strategy; `tf32`: its kernels may round. Triton is imported only here."""
+def backend(strategy: str, cell: str = "RNN_TANH", tf32: bool = False) -> Backend:
+    """That of a strategy for a cell; `tf32`: its kernels may round. Triton is imported only here."""
     if strategy == "cpu":
         return Cpu()
     if strategy in ("reference", "one step"):
         return Reference()
-    from .backends.triton import Kernels
+    from .backends.triton import GatedKernels, Kernels
 
-    return Kernels(strategy, tf32)
+    return (GatedKernels if cell in plan.GATED else Kernels)(strategy, tf32)
 
 
 def mask_form(strategy: str, device: torch.device) -> str:

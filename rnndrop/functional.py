@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -12,10 +12,11 @@ from typing_extensions import Unpack
 from . import dispatch
 from .autocast import autocasts, cast
 from .cell import CELLS, Cell, Weights, rnn_mode
-from .checks import check_dtype, check_length, check_tensors
+from .checks import check_dtype, check_gates, check_length, check_tensors
 from .dropouts import Dropouts, GRUOptions, LSTMOptions, RNNOptions, check_choice, checked_options
 from .layer import MaskSource, outside_dropout, recurrent_layer, resolved, seed_tensor, weight_dropout
 from .mask import check_probability, check_seed, stream
+from .ops import gated_cell as gated_cell_operator
 from .ops import tanh_dropout as tanh_dropout_operator
 from .steps import Steps, checked_batch_sizes
 
@@ -23,6 +24,8 @@ Nonlinearity = Literal["tanh", "relu"]
 NONLINEARITIES: tuple[str, ...] = get_args(Nonlinearity)
 PointwiseStrategy = Literal["auto", "cpu", "triton", "reference"]
 POINTWISE_STRATEGIES: tuple[str, ...] = get_args(PointwiseStrategy)
+GatedStrategy = Literal["auto", "triton", "reference"]
+GATED_STRATEGIES: tuple[str, ...] = get_args(GatedStrategy)
 
 
 def tanh_dropout(
@@ -75,6 +78,129 @@ def tanh_dropout(
     rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
     seed = seed_tensor(seed, x.device)
     return tanh_dropout_operator.tanh_dropout(rows, seed, p, stream("hidden"), strategy).view(x.shape)
+
+
+def lstm_cell_dropout(
+    input_gates: Tensor,
+    hidden_gates: Tensor,
+    c: Tensor,
+    *,
+    hidden_dropout: float = 0.0,
+    cell_dropout: float = 0.0,
+    candidate_dropout: float = 0.0,
+    training: bool = True,
+    seed: int | Tensor | None = None,
+    strategy: GatedStrategy = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""What an LSTM makes of its gates in one step, with dropout, for a loop of your own.
+
+    .. math::
+        \begin{aligned}
+            i, f, g, o &= a^x + a^h \\
+            c' &= d \odot (\sigma(f) \odot c + \sigma(i) \odot u \odot \tanh(g)) \\
+            h' &= m \odot \sigma(o) \odot \tanh(c')
+        \end{aligned}
+
+    Args:
+        input_gates: :math:`a^x`, (B, 4*H): the product with the input, and its bias.
+        hidden_gates: :math:`a^h`, (B, 4*H): the product with the state, and its bias.
+        c: (B, H), the old cell state.
+        hidden_dropout, cell_dropout, candidate_dropout: probability of an element of m, d and u to be 0; it is
+            :math:`1/(1-p)` else. Default: 0
+        training: drop if ``True``. Default: ``True``
+        seed: an int or an int64 tensor of one element. ``None`` draws one from the generator of the input's device. The masks
+            are ``rnndrop.dropout_mask(seed, B, H, p, kind=...)`` of the kinds ``"hidden"``, ``"cell"`` and ``"candidate"``.
+        strategy: ``"triton"`` (one kernel, masks made in registers), ``"reference"`` (plain PyTorch operations) or ``"auto"``,
+            by the input's device. Default: ``"auto"``
+
+    Returns:
+        h' and c', (B, H) each.
+
+    Raises:
+        ValueError: a probability outside [0, 1] or not a number; an unknown strategy, or one that cannot run; a seed tensor of
+            more than one element.
+        RuntimeError: shapes, dtypes or devices that do not match.
+        TypeError: a seed that is neither an int nor an int64 tensor.
+
+    Examples::
+
+        >>> h, c = torch.zeros(2, 3, 8)
+        >>> input_gates, w_hh = torch.randn(3, 32), torch.randn(32, 8)
+        >>> h, c = rnndrop.functional.lstm_cell_dropout(input_gates, h @ w_hh.t(), c, cell_dropout=0.2)
+    """
+    rates = dict(hidden_dropout=hidden_dropout, cell_dropout=cell_dropout, candidate_dropout=candidate_dropout)
+    h, c = _gated_cell("lstm_cell_dropout", "LSTM", input_gates, hidden_gates, c, rates, training, seed, strategy)
+    return h, c
+
+
+def gru_cell_dropout(
+    input_gates: Tensor,
+    hidden_gates: Tensor,
+    h: Tensor,
+    *,
+    hidden_dropout: float = 0.0,
+    candidate_dropout: float = 0.0,
+    training: bool = True,
+    seed: int | Tensor | None = None,
+    strategy: GatedStrategy = "auto",
+) -> Tensor:
+    r"""What a GRU makes of its gates in one step, with dropout, for a loop of your own.
+
+    .. math::
+        \begin{aligned}
+            r, z &= \sigma(a^x_r + a^h_r), \sigma(a^x_z + a^h_z) \\
+            n &= \tanh(a^x_n + r \odot a^h_n) \\
+            h' &= m \odot ((1 - z) \odot u \odot n + z \odot h)
+        \end{aligned}
+
+    Args:
+        input_gates: :math:`a^x`, (B, 3*H): the product with the input, and its bias.
+        hidden_gates: :math:`a^h`, (B, 3*H): the product with the state, and its bias.
+        h: (B, H), the old state.
+        hidden_dropout, candidate_dropout: probability of an element of m and u to be 0; it is :math:`1/(1-p)` else.
+            Default: 0
+        training, seed, strategy: as of :func:`lstm_cell_dropout`.
+
+    Returns:
+        h', (B, H).
+
+    Raises:
+        ValueError, RuntimeError, TypeError: as :func:`lstm_cell_dropout`.
+
+    Examples::
+
+        >>> h, w_hh = torch.zeros(3, 8), torch.randn(24, 8)
+        >>> h = rnndrop.functional.gru_cell_dropout(torch.randn(3, 24), h @ w_hh.t(), h, hidden_dropout=0.2)
+    """
+    rates = dict(hidden_dropout=hidden_dropout, cell_dropout=0.0, candidate_dropout=candidate_dropout)
+    (h,) = _gated_cell("gru_cell_dropout", "GRU", input_gates, hidden_gates, h, rates, training, seed, strategy)
+    return h
+
+
+def _gated_cell(
+    function: str,
+    cell: str,
+    input_gates: Tensor,
+    hidden_gates: Tensor,
+    before: Tensor,
+    probabilities: Mapping[str, float],
+    training: bool,
+    seed: int | Tensor | None,
+    strategy: str,
+) -> Sequence[Tensor]:
+    """The states after a step; `probabilities` in the order of the operator's kinds."""
+    rates = [check_probability(name, p) * training for name, p in probabilities.items()]
+    check_choice("strategy", strategy, GATED_STRATEGIES)
+    if seed is not None:
+        check_seed(seed)
+    if autocasts(before.device.type):
+        input_gates, hidden_gates, before = cast(input_gates), cast(hidden_gates), cast(before)
+    check_gates(before, ["input_gates", "hidden_gates"], [input_gates, hidden_gates], CELLS[cell])
+    check_dtype(function, before)
+    if not torch.compiler.is_compiling():  # then the operator checks, where it runs
+        dispatch.check_pointwise(strategy, before)
+    drawn = seed_tensor(seed, before.device) if any(rates) else None
+    return gated_cell_operator.gated_cell(input_gates, hidden_gates, before, drawn, rates, cell, strategy)
 
 
 def rnn_layer(

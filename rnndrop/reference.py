@@ -52,12 +52,18 @@ def gru_step(x: Tensor, states: States, weights: Weights, masks: Masks, activati
     """r and z = sigmoid(...), n = tanh(W_in x_t + b_in + r * (W_hn (r' * h_{t-1}) + b_hn)), r' the recurrent mask;
     h_t = zone(h_{t-1}, m * ((1 - z) * (u * n) + z * h_{t-1}))."""
     (h,) = states
-    of_x = torch.nn.functional.linear(x, weights.w_ih, weights.b_ih).chunk(3, -1)
-    of_h = torch.nn.functional.linear(dropout(h, masks.get("recurrent")), weights.w_hh, weights.b_hh).chunk(3, -1)
-    r, z = torch.sigmoid(of_x[0] + of_h[0]), torch.sigmoid(of_x[1] + of_h[1])
-    candidate = dropout(of_x[2] + r * of_h[2], masks.get("candidate"), activation)
-    made = (1 - z) * candidate + z * h
+    of_x = torch.nn.functional.linear(x, weights.w_ih, weights.b_ih)
+    of_h = torch.nn.functional.linear(dropout(h, masks.get("recurrent")), weights.w_hh, weights.b_hh)
+    made = gru_of_gates(of_x, of_h, h, masks, activation)
     return (zone(h, dropout(made, masks.get("hidden")), masks.get("zoneout")),)
+
+
+def gru_of_gates(of_x: Tensor, of_h: Tensor, h: Tensor, masks: Masks, activation: str = "tanh") -> Tensor:
+    """What a GRU makes of the old state and its gates, as x and as h made them, before dropout."""
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = of_x.chunk(3, -1), of_h.chunk(3, -1)
+    r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+    candidate = dropout(x_n + r * h_n, masks.get("candidate"), activation)
+    return (1 - z) * candidate + z * h
 
 
 def lstm_step(x: Tensor, states: States, weights: Weights, masks: Masks, activation: str) -> States:
@@ -66,13 +72,19 @@ def lstm_step(x: Tensor, states: States, weights: Weights, masks: Masks, activat
     h, c = states
     of_x = torch.nn.functional.linear(x, weights.w_ih, weights.b_ih)
     of_h = torch.nn.functional.linear(dropout(h, masks.get("recurrent")), weights.w_hh, weights.b_hh)
-    i, f, g, o = (of_x + of_h).chunk(4, -1)
-    candidate = dropout(g, masks.get("candidate"), activation)
-    new = dropout(torch.sigmoid(f) * c + torch.sigmoid(i) * candidate, masks.get("cell"))
-    made = torch.sigmoid(o) * ACTIVATIONS[activation](new)
+    made, new = lstm_of_gates(of_x, of_h, c, masks, activation)
     if weights.w_hr is not None:
         made = torch.nn.functional.linear(made, weights.w_hr)
     return zone(h, dropout(made, masks.get("hidden")), masks.get("zoneout")), zone(c, new, masks.get("cell_zoneout"))
+
+
+def lstm_of_gates(of_x: Tensor, of_h: Tensor, c: Tensor, masks: Masks, activation: str = "tanh") -> tuple[Tensor, Tensor]:
+    """What an LSTM makes of the old cell state and its gates, as x and as h made them: the new state, before dropout, and the
+    new cell state."""
+    i, f, g, o = (of_x + of_h).chunk(4, -1)
+    candidate = dropout(g, masks.get("candidate"), activation)
+    new = dropout(torch.sigmoid(f) * c + torch.sigmoid(i) * candidate, masks.get("cell"))
+    return torch.sigmoid(o) * ACTIVATIONS[activation](new), new
 
 
 STEP: dict[str, Callable[[Tensor, States, Weights, Masks, str], States]] = {

@@ -41,7 +41,7 @@ def no_driver(monkeypatch, forgetful):
         (dict(batch=20000, hidden_size=1024), "stepwise"),
         (dict(hidden_size=20000), "stepwise"),
         (dict(dtype=torch.float64), "reference"),
-        (dict(cell="LSTM"), "reference"),
+        (dict(cell="CfC"), "reference"),
         (dict(batch=0), "reference"),
         (dict(kinds=("zoneout",)), "cooperative"),
         (dict(packed=True), "cooperative"),
@@ -83,7 +83,7 @@ def test_the_precision_of_products_decides(a100):
         ("resident", dict(hidden_size=1024), "registers a thread"),
         ("resident", dict(kinds=("zoneout",)), "no room for zoneout"),
         ("stepwise", dict(dtype=torch.float64), "torch.float64 is none of float32, float16, bfloat16"),
-        ("stepwise", dict(cell="LSTM"), "no kernel has the cell LSTM"),
+        ("stepwise", dict(cell="CfC"), "no kernel has the cell CfC"),
     ],
 )
 def test_a_name_that_cannot_run_says_why(a100, strategy, changed, message):

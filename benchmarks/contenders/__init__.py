@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import keras, loops, ours, products, torch_nn
+from . import keras, kernels, loops, ours, products, torch_nn
 from .base import GRAPH, Contender
 
 _GRAPHS = (ours.MODULE, torch_nn.PLAIN, torch_nn.DROPPED, loops.THE_LOOP, products.PRODUCTS)
@@ -19,7 +19,9 @@ EVERYONE: list[Contender] = [
     loops.ONE_MASK,
     loops.COMPILED,
     *ours.STRATEGIES,
-    keras.SIMPLE_RNN,
+    keras.KERAS,
+    kernels.HASTE,
+    kernels.FLASH_RNN,
     *[replace(contender, name=contender.name + GRAPH, captured=True) for contender in _GRAPHS],
 ]
 BY_NAME = {contender.name: contender for contender in EVERYONE}

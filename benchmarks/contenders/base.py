@@ -1,4 +1,4 @@
-"""What a contender is: it builds a model with the weights of a given nn.RNN, or says why it cannot run a case."""
+"""What a contender is: it builds a model with the weights of a given layer of torch.nn, or says why it cannot run a case."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import PackedSequence
 from ..cases import Case
 
 OURS = "rnndrop"
-BASELINE = "nn.RNN"  # plain, without any dropout: what ratios refer to
+BASELINE = "torch.nn"  # its RNN, LSTM or GRU, plain, without any dropout: what ratios refer to
 LIMIT = "matrix products"
 LOOP = "loop"
-CELLS = "loop of rnndrop.RNNCell"
+OUR_CELLS = "loop of rnndrop's cells"
 GRAPH = ", graph"  # how the names of steps replayed as CUDA graphs end
 
 
@@ -28,7 +28,7 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def weights(self) -> Sequence[Sequence[Tensor]]:
-        """w_ih (H, I), w_hh (H, H), b_ih and b_hh (H) of each layer in each direction; one bias is both."""
+        """w_ih (G*H, I), w_hh (G*H, H), b_ih and b_hh (G*H), G gates, of each layer in each direction; one bias is both."""
         raise NotImplementedError
 
     def gradients(self) -> list[list[Tensor | None]]:
@@ -37,7 +37,7 @@ class Model(nn.Module):
 
 
 class Wrapped(Model):
-    """A module with nn.RNN's parameters and call, and what comes before and after it."""
+    """A module with the parameters and the call of torch.nn's, and what comes before and after it."""
 
     def __init__(self, case: Case, rnn: nn.Module, before: nn.Module | None = None, after: nn.Module | None = None) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Wrapped(Model):
         return x if self.batch_sizes is None else PackedSequence(x, self.batch_sizes)
 
     def weights(self) -> Sequence[Sequence[Tensor]]:
-        return cast(nn.RNN, self.rnn).all_weights
+        return cast(nn.RNNBase, self.rnn).all_weights
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,11 @@ class Contender:
     """
 
     name: str
-    build: Callable[[Case, nn.RNN], Model]
+    build: Callable[[Case, nn.RNNBase], Model]
     kinds: tuple[str, ...] = ()
     instead: Mapping[str, str] = field(default_factory=dict)
     seeded: bool = False
     packs: bool = False
-    cells: tuple[str, ...] = ("RNN",)
     cannot: Callable[[Case, str], str] = lambda case, device: ""
     slow: bool = False
     captured: bool = False
@@ -83,14 +82,12 @@ class Contender:
         """Why it is not timed with a case on a device, or ""."""
         if self.captured and device != "cuda":
             return "CUDA graphs need CUDA"
-        if case.cell not in self.cells:
-            return f"it has no {case.cell}"
         if case.packed and not self.packs:
             return "it takes no packed sequences"
         if reason := self.cannot(case, device):
             return reason
         if case.who == "two" and self.name not in (OURS, BASELINE):
-            return "of this kind and shape only rnndrop and nn.RNN are timed"
+            return "of this kind and shape only rnndrop and torch.nn are timed"
         return "takes long: timed with some of the headline's cases only" if self.slow and case.who != "everyone" else ""
 
     def rates(self, case: Case) -> dict[str, float]:
@@ -111,13 +108,13 @@ def one_layer(case: Case) -> str:
     return "" if case.layers == 1 and not case.bidirectional else "it runs one layer in one direction"
 
 
-def source(case: Case, device: str) -> nn.RNN:
+def source(case: Case, device: str) -> nn.RNNBase:
     """PyTorch's layer with random weights, the same in every process."""
     torch.manual_seed(case.H * 1000 + case.I)
     rnn = getattr(nn, case.cell)(case.I, case.H, case.layers, bidirectional=case.bidirectional)
     return rnn.to(device=device, dtype=case.torch_dtype)
 
 
-def weights(rnn: nn.RNN) -> list[list[Tensor]]:
+def weights(rnn: nn.RNNBase) -> list[list[Tensor]]:
     """w_ih, w_hh, b_ih, b_hh of each layer in each direction."""
     return [[weight.detach() for weight in group] for group in rnn.all_weights]

@@ -1,4 +1,4 @@
-"""The loop that a user writes: nn.RNNCell and nn.Dropout at every step."""
+"""The loop that a user writes: a cell of torch.nn and nn.Dropout at every step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from .base import LOOP, Contender, Model, lacks, weights
 
 Cell = TypeVar("Cell", bound=nn.Module)
 PARAMETERS = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
-STATE_KINDS = "hidden_dropout", "recurrent_dropout", "zoneout"
-KINDS = (*STATE_KINDS, "dropout", "input_dropout", "output_dropout", "weight_dropout")
+FUNCTIONS: dict[str, Callable[..., Any]] = {"RNN": torch.rnn_tanh_cell, "LSTM": torch.lstm_cell, "GRU": torch.gru_cell}
+States = tuple[Tensor, ...]
+AROUND = "hidden_dropout", "zoneout", "dropout", "input_dropout", "output_dropout", "weight_dropout"
+KINDS: dict[str, tuple[str, ...]] = {  # what is had around a whole cell; a GRU also carries the state on that enters W_hh
+    "RNN": ("recurrent_dropout", *AROUND),
+    "LSTM": ("recurrent_dropout", "cell_zoneout", *AROUND),
+    "GRU": AROUND,
+}
 
 
 def loaded(cell: Cell, of: list[Tensor]) -> Cell:
@@ -28,28 +34,33 @@ class Step(nn.Module):
 
     def __init__(self, case: Case, of: list[Tensor]) -> None:
         super().__init__()
-        self.cell = loaded(nn.RNNCell(of[0].shape[1], case.H, device=of[0].device, dtype=of[0].dtype), of)
+        kind = getattr(nn, f"{case.cell}Cell")
+        self.cell = loaded(kind(of[0].shape[1], case.H, device=of[0].device, dtype=of[0].dtype), of)
+        self.function = FUNCTIONS[case.cell]
         self.recurrent, self.hidden = nn.Dropout(case.rate("recurrent_dropout")), nn.Dropout(case.rate("hidden_dropout"))
-        self.weight, self.zoneout = case.rate("weight_dropout"), case.rate("zoneout")
+        self.weight, self.zoneouts = case.rate("weight_dropout"), (case.rate("zoneout"), case.rate("cell_zoneout"))
 
     def begin(self, h: Tensor) -> None:
         if self.weight:
             self.w_hh = nn.functional.dropout(self.cell.weight_hh, self.weight, self.training)
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.zoned(h, self.hidden(self.new(x, self.recurrent(h))))
+    def forward(self, x: Tensor, states: States) -> States:
+        h, *others = self.new(x, (self.recurrent(states[0]), *states[1:]))
+        return self.zoned(states, (self.hidden(h), *others))
 
-    def new(self, x: Tensor, h: Tensor) -> Tensor:
-        if not self.weight:
-            return self.cell(x, h)
-        return torch.rnn_tanh_cell(x, h, self.cell.weight_ih, self.w_hh, self.cell.bias_ih, self.cell.bias_hh)
+    def new(self, x: Tensor, states: States) -> States:
+        given = states if len(states) > 1 else states[0]
+        if self.weight:
+            new = self.function(x, given, self.cell.weight_ih, self.w_hh, self.cell.bias_ih, self.cell.bias_hh)
+        else:
+            new = self.cell(x, given)
+        return new if len(states) > 1 else (new,)
 
-    def zoned(self, old: Tensor, new: Tensor) -> Tensor:
-        if not self.zoneout:
-            return new
-        if self.training:
-            return torch.where(torch.rand_like(new) < self.zoneout, old, new)
-        return self.zoneout * old + (1 - self.zoneout) * new
+    def zoned(self, old: States, new: States) -> States:
+        return tuple(self.zone(p, *pair) if p else pair[1] for p, *pair in zip(self.zoneouts, old, new, strict=False))
+
+    def zone(self, p: float, old: Tensor, new: Tensor) -> Tensor:
+        return torch.where(torch.rand_like(new) < p, old, new) if self.training else p * old + (1 - p) * new
 
 
 class SequenceStep(Step):
@@ -59,8 +70,9 @@ class SequenceStep(Step):
         super().begin(h)
         self.recurrent_mask, self.hidden_mask = self.recurrent(torch.ones_like(h)), self.hidden(torch.ones_like(h))
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.zoned(h, self.new(x, h * self.recurrent_mask) * self.hidden_mask)
+    def forward(self, x: Tensor, states: States) -> States:
+        h, *others = self.new(x, (states[0] * self.recurrent_mask, *states[1:]))
+        return self.zoned(states, (h * self.hidden_mask, *others))
 
 
 class Dropout(nn.Dropout):
@@ -80,7 +92,7 @@ class Loop(Model):
     def __init__(
         self,
         case: Case,
-        rnn: nn.RNN,
+        rnn: nn.RNNBase,
         scope: str = "",
         prepare: Callable[[nn.Module], Any] = lambda step: step,
         step: Callable[[Case, list[Tensor]], nn.Module] | None = None,
@@ -91,7 +103,7 @@ class Loop(Model):
         self.steps = nn.ModuleList(make(case, group) for group in weights(rnn))
         outside = [Dropout(case.rate(name), one_mask) for name in ("input_dropout", "dropout", "output_dropout")]
         self.on_input, self.between, self.on_output = outside
-        self.directions, self.H = case.directions, case.H
+        self.directions, self.H, self.states = case.directions, case.H, case.states
         self.run = [prepare(step) for step in self.steps]
 
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
@@ -103,39 +115,40 @@ class Loop(Model):
         return self.on_output(x)
 
     def _layer(self, x: Tensor, number: int, reverse: bool) -> Tensor:
-        h, run, outputs = x.new_zeros(x.shape[1], self.H), self.run[number], []
-        self.steps[number].begin(h)
-        steps = x.unbind(0)
+        zeros, run, outputs = x.new_zeros(x.shape[1], self.H), self.run[number], []
+        self.steps[number].begin(zeros)
+        states, steps = (zeros,) * self.states, x.unbind(0)
         for x_t in steps[::-1] if reverse else steps:
-            h = run(x_t, h)
-            outputs.append(h)
+            states = run(x_t, states)
+            outputs.append(states[0])
         return torch.stack(outputs[::-1] if reverse else outputs)
 
     def weights(self) -> Sequence[Sequence[Tensor]]:
         return [list(step.parameters()) for step in self.steps]
 
 
-def _one_mask(case: Case, rnn: nn.RNN) -> Model:
+def _one_mask(case: Case, rnn: nn.RNNBase) -> Model:
     return Loop(case, rnn, scope="sequence")
 
 
-def _compiled(case: Case, rnn: nn.RNN) -> Model:
+def _compiled(case: Case, rnn: nn.RNNBase) -> Model:
     torch._dynamo.reset()
     return Loop(case, rnn, prepare=lambda step: torch.compile(step, fullgraph=True, dynamic=False))
 
 
 def _cannot(case: Case, device: str) -> str:
-    return lacks(case, KINDS)
+    return lacks(case, KINDS[case.cell])
 
 
 def _per_step_only(reason: str) -> Callable[[Case, str], str]:
-    return lambda case, device: lacks(case, KINDS) or ("" if case.mask_scope == "step" else reason)
+    return lambda case, device: lacks(case, KINDS[case.cell]) or ("" if case.mask_scope == "step" else reason)
 
 
-THE_LOOP = Contender(LOOP, Loop, KINDS, cannot=_cannot)
+EVERY_KIND = KINDS["LSTM"]
+THE_LOOP = Contender(LOOP, Loop, EVERY_KIND, cannot=_cannot)
 ONE_MASK = Contender(
-    "loop, one mask", _one_mask, KINDS, cannot=_per_step_only("this case has one mask a sequence: the loop above is it")
+    "loop, one mask", _one_mask, EVERY_KIND, cannot=_per_step_only("this case has one mask a sequence: the loop above is it")
 )
 COMPILED = Contender(
-    "loop, compiled", _compiled, KINDS, cannot=_per_step_only("the compiled step draws a mask at each call"), slow=True
+    "loop, compiled", _compiled, EVERY_KIND, cannot=_per_step_only("the compiled step draws a mask at each call"), slow=True
 )

@@ -15,10 +15,10 @@ class Products(Model):
     """The bare matrix products of a case: no activation, no mask, no autograd, outputs preallocated.
 
     Forward: one for the input, one a step. Backward: one a step, then one each for dW_hh and dW_ih, and dx where needed.
-    The states and gradients are random numbers; a product overwrites what the step before left, so that nothing grows.
+    The states and gradients are random numbers, and every product overwrites what the call before left: nothing grows.
     """
 
-    def __init__(self, case: Case, rnn: nn.RNN) -> None:
+    def __init__(self, case: Case, rnn: nn.RNNBase) -> None:
         super().__init__()
         self.has_backward = case.pass_ == "train"
         self.layers = [_Layer(case, number, group) for number, group in enumerate(weights(rnn))]
@@ -34,14 +34,19 @@ class Products(Model):
 
 
 class _Layer:
+    """a: the pre-activations (T, B, G*H) of G gates; h: the states; g, d and dh: gradients of the output, of a and of h."""
+
     def __init__(self, case: Case, number: int, weights: Sequence[Tensor]) -> None:
         self.w_ih, self.w_hh = weights[:2]
-        rows = case.T, case.B
-        self.a, self.da = (self.w_ih.new_empty(*rows, case.H) for _ in range(2))
-        self.h, self.g = (torch.randn_like(self.a) for _ in range(2))
-        self.x = torch.randn(*rows, self.w_ih.shape[1], dtype=self.w_ih.dtype, device=self.w_ih.device)
+        gates, inputs = self.w_ih.shape
+        self.a, self.d = (self._random(case, gates) for _ in range(2))
+        self.h, self.g, self.dh = (self._random(case, case.H) for _ in range(3))
+        self.x = self._random(case, inputs)
         self.dx = torch.empty_like(self.x) if case.input_grad or number >= case.directions else None
         self.dw_ih, self.dw_hh = torch.empty_like(self.w_ih), torch.empty_like(self.w_hh)
+
+    def _random(self, case: Case, columns: int) -> Tensor:
+        return torch.randn(case.T, case.B, columns, dtype=self.w_ih.dtype, device=self.w_ih.device)
 
     def forward(self, x: Tensor) -> None:
         x = x if x.shape == self.x.shape else self.x
@@ -52,13 +57,13 @@ class _Layer:
 
     def backward(self, x: Tensor) -> None:
         x = x if x.shape == self.x.shape else self.x
-        for da, a, g in zip(self.da.unbind(0), self.h.unbind(0), self.g.unbind(0), strict=True):
-            torch.addmm(g, a, self.w_hh, out=da)
-        da = self.da.flatten(0, 1)
-        torch.mm(da.t(), self.h.flatten(0, 1), out=self.dw_hh)
-        torch.mm(da.t(), x.flatten(0, 1), out=self.dw_ih)
+        for dh, d, g in zip(self.dh.unbind(0), self.d.unbind(0), self.g.unbind(0), strict=True):
+            torch.addmm(g, d, self.w_hh, out=dh)
+        d = self.d.flatten(0, 1)
+        torch.mm(d.t(), self.h.flatten(0, 1), out=self.dw_hh)
+        torch.mm(d.t(), x.flatten(0, 1), out=self.dw_ih)
         if self.dx is not None:
-            torch.mm(da, self.w_ih, out=self.dx.flatten(0, 1))
+            torch.mm(d, self.w_ih, out=self.dx.flatten(0, 1))
 
 
 PRODUCTS = Contender(LIMIT, Products)

@@ -1,8 +1,8 @@
 """A contender is shown to be right before it is timed; what is wrong gets an error and no time.
 
-With every dropout at 0 it must equal nn.RNN, outputs and all gradients. One that takes a seed must then drop exactly what the
-mask stream says. Called without a seed, as it is timed, each must drop at the right rate, with other masks for each sequence
-and call, and compute what the definition says of these masks: each kind alone, on a network that shows what was dropped.
+With every dropout at 0 it must equal torch.nn's layer, outputs and all gradients. One that takes a seed must then drop exactly
+what the mask stream says. Called without a seed, as it is timed, each must drop at the right rate, with other masks for each
+sequence and call, and compute what the definition says of these masks: each kind alone, on a network that shows its masks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rnndrop.kinds import KINDS
+from rnndrop.kinds import KINDS, ZONEOUTS
 from rnndrop.mask import Mask
 
 from ..cases import Case
@@ -27,21 +27,23 @@ from .graph import capture
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 6e-2, "fp16": 1e-2}  # of the largest value; rounding adds up over steps
 SEED = 20
 REPEATS = 8  # calls whose masks are looked at
-SHOWN = math.tanh(1)  # the input and first state of the network that shows masks
+SHOWN = math.tanh(1)  # the input of the network that shows masks
+STEPS = 3  # of it
+OPEN = 20.0  # a gate's bias with which it is 1 in every dtype
 
 
 class Wrong(Exception):
     """A contender computes something else."""
 
 
-def check(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
+def check(contender: Contender, case: Case, rnn: nn.RNNBase, x: Tensor) -> None:
     """Raise :class:`Wrong` unless the contender computes the case with the weights of `rnn` on x (T, B, I)."""
     model = contender.build(case, rnn)
     if isinstance(model, Products):
         _check_products(model, case, x)
     elif case.pass_ == "inference":  # of the case's own model: evaluation must drop nothing, but have zoneout's expectation
         with torch.no_grad():
-            zoned = "zoneout" in contender.rates(case)
+            zoned = not contender.rates(case).keys().isdisjoint(ZONEOUTS)
             expected = oracle.network(case, rnn, x, oracle.of_seed(case, SEED, x.device))[0] if zoned else Wrapped(case, rnn)(x)
             _compare(case, "in evaluation", {"the output": model.eval()(x)}, {"the output": expected})
     else:
@@ -60,7 +62,7 @@ def _check_products(products: Products, case: Case, x: Tensor) -> None:
     _compare(case, "of the products", {"the output": layer.a}, {"the output": expected})
 
 
-def _check_without_dropout(contender: Contender, case: Case, rnn: nn.RNN, x: Tensor) -> None:
+def _check_without_dropout(contender: Contender, case: Case, rnn: nn.RNNBase, x: Tensor) -> None:
     expected = _results(Wrapped(case, rnn), case, x)
     model = contender.build(case.without_dropout(), rnn).train()
     _compare(case, "without dropout", _results(model, case, x), expected)
@@ -83,7 +85,7 @@ def _results(model: Model, case: Case, x: Tensor, seed: int | None = None) -> di
     return _named(output, model.gradients(), x.grad)
 
 
-def _exact(case: Case, rnn: nn.RNN, x: Tensor, masks: oracle.Masks) -> dict[str, Tensor]:
+def _exact(case: Case, rnn: nn.RNNBase, x: Tensor, masks: oracle.Masks) -> dict[str, Tensor]:
     """Likewise, in float64."""
     output, groups, input = oracle.network(case, rnn, x, masks)
     (output * _loss_weights(output)).sum().backward()
@@ -108,20 +110,26 @@ def _check_drawn_masks(contender: Contender, case: Case, name: str, p: float, de
     """The masks of a call without a seed, of one kind of dropout, alone."""
     (kind,) = (kind for kind in KINDS if KINDS[kind].argument == name)
     dropouts = {given: rate for given, rate in case.dropouts.items() if name in (given, contender.instead.get(given))}
-    layers, columns = 1 + (kind == "between"), min(case.I, case.H)
+    layers, inputs = 1 + (kind == "between"), min(case.I, case.H)
     one = {"layers": layers, "bidirectional": False, "packed": False, "input_grad": kind == "input"}
-    probe = replace(case, T=3, I=columns, dropouts=dropouts, **one)
-    rnn, x = _showing(probe, kind, device.type), torch.full((3, case.B, columns), SHOWN).to(device, case.torch_dtype)
-    model = contender.build(probe, rnn).train()
-    calls = [_dropped(kind, columns, _results(model, probe, x)) for _ in range(REPEATS)]
-    _check_masks(kind, p, [dropped[kind == "recurrent" :] for dropped in calls])  # the first state is 0: dropped or not
+    probe = replace(case, T=STEPS, I=inputs, dropouts=dropouts, **one)
+    rnn, x = _showing(probe, kind, device.type), torch.full((STEPS, case.B, inputs), SHOWN).to(device, case.torch_dtype)
+    columns = inputs if kind == "input" else case.H
+    model, factor = contender.build(probe, rnn).train(), 1.0 if kind in ZONEOUTS else 1 / (1 - p)
+    shown = None if kind == "weight" else _shown(probe, rnn, kind, factor)
+    calls = [_dropped(shown, columns, _results(model, probe, x)) for _ in range(REPEATS)]
+    _check_masks(kind, p, [dropped[_visible(kind)] for dropped in calls])
     found = _results(model, probe, x)
-    keep = ~_dropped(kind, columns, found).flatten(0, 1)
-    mask = Mask(keep, 1.0 if kind == "zoneout" else 1 / (1 - p))
+    mask = Mask(~_dropped(shown, columns, found).flatten(0, 1), factor)
     expected = _exact(probe, rnn, x, lambda asked, layer, direction: mask if asked == kind else None)
     if case.dtype != "fp32":
         expected = {"the output": expected["the output"]}  # gradients are sums of few terms, which cancel
     _compare(case, f"with {kind} masks of its own", found, expected)
+
+
+def _visible(kind: str) -> slice:
+    """The steps whose mask can be seen: the first state is 0, and whether a cell state stayed is seen at the next step."""
+    return slice(1, None) if kind == "recurrent" else slice(STEPS - 1) if kind == "cell_zoneout" else slice(None)
 
 
 def _check_masks(kind: str, p: float, calls: list[Tensor]) -> None:
@@ -134,32 +142,54 @@ def _check_masks(kind: str, p: float, calls: list[Tensor]) -> None:
         raise Wrong(f"has the same mask of {kind} dropout in every call")
     if calls[0].shape[1] > 1 and all(torch.equal(dropped, dropped[:, :1].expand_as(dropped)) for dropped in calls):
         raise Wrong(f"has the same mask of {kind} dropout for every {'row' if kind == 'weight' else 'sequence'}")
-    if kind == "zoneout" and all(torch.equal(dropped, dropped[:1].expand_as(dropped)) for dropped in calls):
-        raise Wrong("has the same mask of zoneout at every step")
+    if kind in ZONEOUTS and all(torch.equal(dropped, dropped[:1].expand_as(dropped)) for dropped in calls):
+        raise Wrong(f"has the same mask of {kind} at every step")
 
 
-def _showing(case: Case, kind: str, device: str) -> nn.RNN:
-    """A network that adds 1 in every unit, less twice an element of what the masks of a kind are applied to."""
+def _showing(case: Case, kind: str, device: str) -> nn.RNNBase:
+    """A network whose candidate adds 1 in every unit, less twice an element of what the masks of a kind are applied to.
+
+    Gates are open and stay so, whatever masks of its own a gate may have, but for those that a kind needs half open.
+    """
     rnn = source(case, device)
-    units = torch.arange(case.H)
+    units, candidate = torch.arange(case.H), 2 * case.H if case.gates > 1 else 0
     with torch.no_grad():
         for name, weight in rnn.named_parameters():
-            weight.fill_(1.0 if name.startswith("bias_ih") else 0.0)
+            weight.fill_(0.5 if kind == "weight" and name.startswith("bias") else 0.0)
+            if kind != "weight" and name.startswith("bias_ih"):
+                weight.fill_(OPEN)
+                weight[candidate : candidate + case.H] = 1.0
+                if case.cell == "GRU":
+                    weight[case.H : candidate] = -1.0 if kind == "candidate" else -OPEN  # how much of the old state is kept
         weight = getattr(rnn, {"input": "weight_ih_l0", "between": "weight_ih_l1"}.get(kind, "weight_hh_l0"))
-        weight[units, units % weight.shape[1]] = -2.0
+        weight[candidate + units, units % weight.shape[1]] = -2.0
     return rnn
 
 
-def _dropped(kind: str, columns: int, found: dict[str, Tensor]) -> Tensor:
-    """What was dropped, bool (3, B, columns), as the output of that network shows it; of the weight (1, H, H), its gradient."""
-    if kind == "weight":
+def _shown(case: Case, rnn: nn.RNNBase, kind: str, factor: float) -> Tensor:
+    """The output (T, 2**T) of any unit of that network, by which of the steps are dropped; `factor`: of what is kept."""
+    patterns = 2**STEPS
+    one = replace(case, B=patterns)
+    kept = ~_bits(torch.arange(patterns), rnn.weight_ih_l0.device)  # type: ignore[union-attr]
+    mask = Mask(kept.flatten().unsqueeze(1), factor)
+    x = torch.full((STEPS, patterns, case.I), SHOWN, device=kept.device, dtype=case.torch_dtype)
+    return oracle.network(one, rnn, x, lambda asked, layer, direction: mask if asked == kind else None)[0][..., 0].detach()
+
+
+def _bits(patterns: Tensor, device: torch.device) -> Tensor:
+    """Whether each step is dropped, bool (T, ...)."""
+    return torch.stack([(patterns.to(device) >> step) & 1 for step in range(STEPS)]) == 1
+
+
+def _dropped(shown: Tensor | None, columns: int, found: dict[str, Tensor]) -> Tensor:
+    """What was dropped, bool (T, B, columns), as the output of that network shows it; of the weight, (1, G*H, H), its gradient.
+
+    shown: of each pattern of dropped steps the output; None of the weight."""
+    if shown is None:
         return (found["the gradient of w_hh[0]"] == 0).unsqueeze(0)
-    y = found["the output"].double()
-    if kind in ("hidden", "output"):
-        return y.abs() < 0.1
-    if kind == "zoneout":
-        return (y - torch.cat([torch.zeros_like(y[:1]), y[:-1]])).abs() < 0.1
-    return (y[..., :columns] - SHOWN).abs() < 0.1 if kind == "input" else (y - SHOWN).abs() < 0.1
+    y = found["the output"].double()[..., :columns]
+    off = torch.stack([(y - pattern.view(-1, 1, 1)).abs().amax(0) for pattern in shown.unbind(1)])
+    return _bits(off.argmin(0), y.device)
 
 
 def _compare(case: Case, when: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

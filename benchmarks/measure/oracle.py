@@ -8,25 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from rnndrop import dropout_mask, reference
-from rnndrop.cell import CELLS, Weights
-from rnndrop.kinds import KINDS
+from rnndrop.cell import Weights
+from rnndrop.kinds import KINDS, ZONEOUTS
 from rnndrop.mask import Mask, scale, share
 from rnndrop.steps import Steps
 
-from ..cases import Case
+from ..cases import CELLS, Case
 from ..contenders.base import weights
 
 Masks = Callable[[str, int, int], Mask | None]  # of kind, layer and direction, an element each, a row for each row of the case
 
 
-def network(case: Case, rnn: nn.RNN, x: Tensor, masks: Masks) -> tuple[Tensor, list[Weights], Tensor]:
+def network(case: Case, rnn: nn.RNNBase, x: Tensor, masks: Masks) -> tuple[Tensor, list[Weights], Tensor]:
     """The output of a case, and what it can be differentiated by: the weights of each layer and direction, and the input."""
     groups = [Weights(*(weight.double().requires_grad_() for weight in group)) for group in weights(rnn)]
     x = x.detach().double().requires_grad_(case.input_grad)
     sides, last = range(case.directions), case.layers - 1
     y = _dropped(x, [masks("input", 0, 0)])
     for layer in range(case.layers):
-        outputs = [_layer(case, rnn.mode, y, groups[layer * case.directions + side], masks, layer, side) for side in sides]
+        outputs = [_layer(case, y, groups[layer * case.directions + side], masks, layer, side) for side in sides]
         kind = "output" if layer == last else "between"
         y = _dropped(torch.cat(outputs, -1), [masks(kind, layer, side) for side in sides])
     return y, groups, x
@@ -38,17 +38,17 @@ def of_seed(case: Case, seed: int, device: torch.device) -> Masks:
     def masks(kind: str, layer: int, direction: int) -> Mask | None:
         p = case.rate(KINDS[kind].argument)
         if case.pass_ == "inference":
-            return Mask(torch.empty(0, case.H), share(p)) if kind == "zoneout" and p else None
+            return Mask(torch.empty(0, case.H), share(p)) if kind in ZONEOUTS and p else None
         if not p:
             return None
         per_sequence = case.mask_scope == "sequence" and KINDS[kind].scoped
-        rows = case.H if kind == "weight" else case.B if per_sequence else case.T * case.B
+        rows = case.gates * case.H if kind == "weight" else case.B if per_sequence else case.T * case.B
         columns = case.I if kind == "input" else case.H
         keep = dropout_mask(seed, rows, columns, p, layer=layer, direction=direction, kind=kind).to(device) != 0
         if kind != "weight":
             keep = keep.view(-1, case.B, columns).expand(case.T, case.B, columns)
             keep = keep.flatten(0, 1) if case.batch_sizes is None else keep[_reached(case).to(device)]
-        return Mask(keep, 1.0 if kind == "zoneout" else scale(p))
+        return Mask(keep, 1.0 if kind in ZONEOUTS else scale(p))
 
     return masks
 
@@ -59,9 +59,9 @@ def _reached(case: Case) -> Tensor:
     return torch.arange(case.B) < case.batch_sizes.unsqueeze(1)
 
 
-def _layer(case: Case, mode: str, x: Tensor, weights: Weights, masks: Masks, layer: int, direction: int) -> Tensor:
+def _layer(case: Case, x: Tensor, weights: Weights, masks: Masks, layer: int, direction: int) -> Tensor:
     """The output of one layer in one direction."""
-    cell, states = CELLS[mode], [x.new_zeros(case.B, case.H)]
+    cell, states = CELLS[case.cell], [x.new_zeros(case.B, case.H)] * case.states
     found = {kind: mask for kind in cell.kinds if (mask := masks(kind, layer, direction))}
     weights = weights._replace(w_hh=reference.dropout(weights.w_hh, masks("weight", layer, direction)))
     steps = Steps.of(x, case.B, case.batch_sizes, bool(direction))

@@ -50,6 +50,7 @@ class Row:
     peak_bytes: float = NAN
     flops: float = NAN
     chosen: str = ""
+    cell: str = "RNN"
     T: int = 0
     B: int = 0
     I: int = 0  # noqa: E741

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..cases import Case
 from ..contenders import BY_NAME
-from ..contenders.base import BASELINE, CELLS, GRAPH, OURS, Contender
+from ..contenders.base import BASELINE, GRAPH, OUR_CELLS, OURS, Contender
 from . import results
 from .prepare import Ready, prepare
 from .rates import set_precision
@@ -19,7 +19,7 @@ from .results import Row
 from .session import Session
 from .timer import alternate
 
-REFERENCES = (OURS, OURS + GRAPH, CELLS, BASELINE)  # of ratios
+REFERENCES = (OURS, OURS + GRAPH, OUR_CELLS, BASELINE)  # of ratios
 LEAST, MOST = 3, 40  # rounds of a case
 _BLOCKS = itertools.count()
 

@@ -33,7 +33,7 @@ class Session:
 
     def row(self, case: Case, contender: str, status: str, reason: str = "") -> Row:
         when = datetime.datetime.now().isoformat(timespec="seconds")
-        shape = {"T": case.T, "B": case.B, "I": case.I, "H": case.H}
+        shape = {"cell": case.cell, "T": case.T, "B": case.B, "I": case.I, "H": case.H}
         facts: dict[str, Any] = {"when": when, "flops": case.flops(), **shape, **self.facts}
         return Row(case.name, contender, case.pass_, case.dtype, case.group, status, reason, **facts)
 

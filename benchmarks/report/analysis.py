@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from ..cases import HEADLINE, SWEEPS
-from ..contenders.base import BASELINE, CELLS, GRAPH, LIMIT, LOOP, OURS
+from ..contenders.base import BASELINE, GRAPH, LIMIT, LOOP, OUR_CELLS, OURS
 from ..measure.results import CASE, NAN
 
-SHAPES = [case.name for case in HEADLINE]
-IMPORTANT = [OURS, BASELINE, "nn.RNN + nn.Dropout", LOOP, "loop, compiled", "loop, one mask", "Keras SimpleRNN", LIMIT]
+SHAPES = [case.name for cases in HEADLINE.values() for case in cases]
+IMPORTANT = [OURS, BASELINE, "torch.nn + nn.Dropout", LOOP, "loop, compiled", "loop, one mask", "Keras", LIMIT]
 STRATEGY = f"{OURS} "  # how the names of ours by strategy begin
 COMPUTED = " rate"  # how the names of limits end that were computed from measured rates
 
@@ -50,12 +50,14 @@ def seconds(samples: str) -> np.ndarray:
     return np.array(samples.split(), float)
 
 
-def headline(rows: pd.DataFrame, pass_: str = "train", dtype: str = "fp32", graph: bool = False) -> pd.DataFrame:
-    """The headline's cases and, of contenders that have all of them, the geometric mean, by the other contender.
+def headline(
+    rows: pd.DataFrame, cell: str = "RNN", pass_: str = "train", dtype: str = "fp32", graph: bool = False
+) -> pd.DataFrame:
+    """The headline's cases of a cell and, of contenders that have all of them, the geometric mean, by the other contender.
 
     graph: rnndrop and the others replayed as CUDA graphs, else none of them.
     """
-    found = ratios(rows, OURS + GRAPH * graph)
+    found = ratios(rows[rows.cell == cell], OURS + GRAPH * graph)
     found = found[(found.contender.str.endswith(GRAPH) == graph) | found.contender.str.endswith(COMPUTED)]
     found = found[(found["pass"] == pass_) & (found.dtype == dtype)]
     table = _by_shape(found, "ratio")
@@ -68,12 +70,15 @@ def with_means(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def kinds(rows: pd.DataFrame) -> pd.DataFrame:
-    """rnndrop's time over that of nn.RNN without dropout, fp32, by shape and by what is dropped, with means and the worst."""
-    found = ratios(rows)
+def kinds(rows: pd.DataFrame, cell: str = "RNN") -> pd.DataFrame:
+    """rnndrop's time over that of torch.nn without dropout, fp32, by shape and by what is dropped, with means and the worst."""
+    found = ratios(rows[rows.cell == cell])
     found = found[(found.contender == BASELINE) & (found.dtype == "fp32") & found.group.isin(["headline", "dropout", "kinds"])]
     found = found[(found["pass"] == "train") | (found.group != "headline")]
-    shapes, dropped = found.case.str.extract(r"^(\S+)")[0], found.case.str.extract(r" (.+)")[0].fillna("hidden")
+    shapes, dropped = (
+        found.case.str.extract(r"^(\S+)")[0],
+        found.case.str.extract(rf" (?!{cell}$)(?:{cell} )?(.+)")[0].fillna("hidden"),
+    )
     dropped = dropped.where(found["pass"] == "train", dropped + ", " + found["pass"])
     table = found.assign(shape=shapes, dropped=dropped).pivot_table("ratio", "shape", "dropped", sort=False)
     worst = table.max()
@@ -83,17 +88,17 @@ def kinds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """The time of a loop of rnndrop.RNNCell over that of each loop of nn.RNNCell, a row for each case."""
-    found = ratios(rows, CELLS)
+    """The time of a loop of rnndrop's cells over that of each loop of torch.nn's, a row for each case."""
+    found = ratios(rows, OUR_CELLS)
     found = found[found.contender.str.startswith(LOOP) & (found["pass"] == "train")]
     return found.pivot_table("ratio", "case", "contender", sort=False).rename_axis(index=None, columns=None)
 
 
-def held(rows: pd.DataFrame) -> pd.DataFrame:
-    """Bytes held for the backward pass for each element of the output, by shape and contender, of the headline in fp32."""
-    found = timed(rows)
+def held(rows: pd.DataFrame, cell: str = "RNN") -> pd.DataFrame:
+    """Bytes held for the backward pass for each element of the output, by shape and contender, of a cell's headline in fp32."""
+    found = timed(rows[rows.cell == cell])
     found = found[(found["pass"] == "train") & (found.dtype == "fp32") & found.saved_bytes.notna()]
-    found = found[~found.contender.isin([CELLS, LIMIT]) & ~found.contender.str.startswith(STRATEGY)]
+    found = found[~found.contender.isin([OUR_CELLS, LIMIT]) & ~found.contender.str.startswith(STRATEGY)]
     return _by_shape(found.assign(held=found.saved_bytes / (found["T"] * found.B * found.H)), "held")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,17 +14,13 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
+from ..cases import CELLS
 from . import analysis
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-TITLES = {
-    "ratios": "A training step against each alternative",
-    "growth": "How a training step grows",
-    "memory": "Bytes held for the backward pass",
-}
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#000000"]  # Okabe and Ito
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 SYMBOLS = {  # as plotly has them
@@ -46,8 +44,8 @@ def write(rows: pd.DataFrame, folder: Path, machine: str) -> dict[str, go.Figure
     """Draw what the rows have: a PNG file of each chart's name in `folder`, and a plotly figure by name."""
     figures = {}
     with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        for name, draw in {"ratios": _ratios, "growth": _growth, "memory": _memory}.items():
-            pair = draw(rows, f"{TITLES[name]} ({machine})")
+        for name, chart in CHARTS.items():
+            pair = chart.draw(rows, f"{chart.title} ({machine})")
             if pair:
                 picture, figures[name] = pair
                 picture.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight", facecolor="white")
@@ -55,8 +53,8 @@ def write(rows: pd.DataFrame, folder: Path, machine: str) -> dict[str, go.Figure
     return figures
 
 
-def _ratios(rows: pd.DataFrame, title: str) -> Pair | None:
-    table = analysis.headline(rows).dropna(axis=1, how="all")
+def _ratios(cell: str, rows: pd.DataFrame, title: str) -> Pair | None:
+    table = analysis.headline(rows, cell).dropna(axis=1, how="all")
     table = table[[name for name in table.columns if not name.startswith(analysis.STRATEGY) and "rate" not in name]]
     if table.empty:
         return None
@@ -123,8 +121,8 @@ def _growth(rows: pd.DataFrame, title: str) -> Pair | None:
     return picture, _sized(figure).update_layout(margin_t=50)
 
 
-def _memory(rows: pd.DataFrame, title: str) -> Pair | None:
-    table = analysis.held(rows)
+def _memory(cell: str, rows: pd.DataFrame, title: str) -> Pair | None:
+    table = analysis.held(rows, cell)
     if table.empty:
         return None
     picture, axes = plt.subplots(figsize=(9.5, 4.2))
@@ -162,3 +160,19 @@ def _style(names: Any) -> dict[str, Any]:
 def _sized(figure: go.Figure) -> go.Figure:
     margin = {"l": 60, "r": 20, "t": 30, "b": 60}
     return figure.update_layout(template="plotly_white", height=480, margin=margin, font_size=13, legend_title="")
+
+
+class Chart(NamedTuple):
+    """draw: the pair of a picture out of rows and a title, or None where there is nothing to draw."""
+
+    title: str
+    draw: Callable[[pd.DataFrame, str], Pair | None]
+
+
+CHARTS = {
+    **{
+        f"ratios-{cell}": Chart(f"A training step of {cell} against each alternative", partial(_ratios, cell)) for cell in CELLS
+    },
+    "growth": Chart("How a training step of RNN grows", _growth),
+    **{f"memory-{cell}": Chart(f"Bytes held for the backward pass of {cell}", partial(_memory, cell)) for cell in CELLS},
+}

@@ -1,9 +1,9 @@
 """What got faster or slower between two results, and whether that is more than noise.
 
-A contender's time is taken relative to plain nn.RNN in the same round, where both were timed together, so that a machine that
+A contender's time is taken relative to plain torch.nn in the same round, where both were timed together, so that a machine that
 is slower on another day does not count. The change is the quotient of the medians; its interval is a bootstrap over the rounds
 of both results. A change counts where the whole interval is beyond what a rerun of the same code may differ by. A change of
-nn.RNN itself is the machine's or PyTorch's.
+torch.nn itself is the machine's or PyTorch's.
 """
 
 from __future__ import annotations

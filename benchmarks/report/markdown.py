@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from .charts import TITLES
+from .charts import CHARTS
 from .sections import Section
 
 
@@ -18,5 +18,5 @@ def markdown(title: str, parts: Sequence[Section]) -> str:
         if part.table is not None:
             cells = [[str(cell).replace("|", r"\|") for cell in row] for row in part.table.to_numpy().tolist()]
             lines.append(tabulate(cells, list(part.table.columns), "github", disable_numparse=True))
-        lines += [f"![{TITLES[part.chart]}]({part.chart}.png)"] if part.chart else []
+        lines += [f"![{CHARTS[part.chart].title}]({part.chart}.png)"] if part.chart else []
     return "\n\n".join(lines) + "\n"

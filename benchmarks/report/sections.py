@@ -4,32 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ..cases import DTYPES, HEADLINE, SWEEPS
-from ..contenders.base import BASELINE, GRAPH, LIMIT, OURS
+from ..cases import CELLS, DTYPES, HEADLINE, SWEEPS
+from ..contenders.base import BASELINE, GRAPH, LIMIT, LOOP, OURS
 from ..measure.results import NAN
 from . import analysis
 
-AIMS = {BASELINE: 0.85, "nn.RNN + nn.Dropout": 0.6, "loop": 0.4}  # of the geometric mean of a training step
 EVALUATION_AIM = 1.02
+
+
+class Aims(NamedTuple):
+    """Of a training step: its geometric means, its worst of torch.nn, and its worst of the bare products where H >= 256."""
+
+    means: dict[str, float]
+    worst: float
+    products: float
+
+
+AIMS = {
+    "RNN": Aims({BASELINE: 0.85, "torch.nn + nn.Dropout": 0.6, LOOP: 0.4}, worst=1, products=1.25),
+    "LSTM": Aims({BASELINE: 1.1}, worst=1.5, products=1.35),
+    "GRU": Aims({BASELINE: 0.7}, worst=1, products=1.35),
+}
 METHOD = """\
 - All contenders of a case alternate within one process, in a new random order each round; a ratio is the median of the rounds'
-  ratios. What a resumed run adds is timed in turns with rnndrop and nn.RNN again, and compared with these times of theirs.
-- Before it is timed each contender is checked: equal to nn.RNN with every dropout at 0, outputs and gradients; then the masks
-  of a seed against a plain float64 loop; then, called as it is timed, the drop rate, the scale and that masks differ.
+  ratios. What a resumed run adds is timed in turns with rnndrop and torch.nn again, and compared with these times of theirs.
+- Before it is timed each contender is checked: equal to torch.nn's layer with every dropout at 0, outputs and gradients; then
+  the masks of a seed against a plain float64 loop; then, called as it is timed, the drop rate, the scale and that masks differ.
 - A training step is forward, `output.sum()` as the loss (which costs least) and backward. The input needs no gradient unless
-  the case says so. Hidden dropout is 0.2 with a fresh mask a step unless the case says so. nn.RNN has no dropout at all,
-  nn.RNN + nn.Dropout drops the output only: neither does what rnndrop does; the loops do.
+  the case says so. Hidden dropout is 0.2 with a fresh mask a step unless the case says so. torch.nn is nn.RNN, nn.LSTM or
+  nn.GRU without any dropout, torch.nn + nn.Dropout drops its output only: neither does what rnndrop does; the loops do.
 - Inputs and weights are random; four inputs rotate. First calls (compilation) are kept apart as `first_call_s`. Python's
   garbage collector rests while times are taken. On CUDA: events around a call after a write over the L2 cache,
   and the same step replayed as a CUDA graph ("graph"). Clocks are left as they are.
 - "matrix products" is the limit of any implementation that calls the same library: the products of the layer alone, outputs
   preallocated.
 - The compiled loop has its step under torch.compile (compiling the unrolled loop takes minutes). Keras masks the recurrent
-  input once a sequence.
+  input once a sequence, and that of each gate of an LSTM or GRU by itself. haste drops elements of the recurrent weight.
 - Bytes held for backward are whole storages seen by `saved_tensors_hooks`, each once, without weights and input."""
 GROUPS = {
     "dropout": "Kinds of dropout beside what others have",
@@ -51,8 +65,9 @@ class Section:
 
 
 def sections(rows: pd.DataFrame, environment: dict[str, Any]) -> Iterator[Section]:
-    yield from _headline(rows)
-    yield Section(chart="ratios")
+    for cell in CELLS:
+        yield from _headline(rows, cell)
+        yield Section(chart=f"ratios-{cell}")
     yield from _other_cases(rows)
     yield from _growth(rows)
     yield from _memory(rows)
@@ -74,51 +89,55 @@ def _by_case(table: pd.DataFrame) -> pd.DataFrame:
     return table.map(number).reset_index(names="case")
 
 
-def _headline(rows: pd.DataFrame) -> Iterator[Section]:
+def _headline(rows: pd.DataFrame, cell: str) -> Iterator[Section]:
     for dtype in DTYPES:
-        table = analysis.headline(rows, dtype=dtype)
+        table = analysis.headline(rows, cell, dtype=dtype)
         if table.empty:
             continue
         text = "Time of rnndrop over the time of the other, forward and backward; below 1, rnndrop is faster."
-        if dtype == "fp32" and set(analysis.SHAPES) <= set(table.index):
-            text += _aims(table)
-        yield Section(f"A training step with dropout inside, {dtype}", text, _by_case(table))
-        table = analysis.headline(rows, dtype=dtype, graph=True)
+        if dtype == "fp32" and {case.name for case in HEADLINE[cell]} <= set(table.index):
+            text += _aims(table, cell)
+        yield Section(f"A training step of {cell} with dropout inside, {dtype}", text, _by_case(table))
+        table = analysis.headline(rows, cell, dtype=dtype, graph=True)
         if not table.empty:
             text = "The host launches a copy of the input and one graph."
-            yield Section(f"The same as CUDA graphs, {dtype}", text, _by_case(table))
+            yield Section(f"The same of {cell} as CUDA graphs, {dtype}", text, _by_case(table))
 
 
-def _aims(table: pd.DataFrame) -> str:
+def _aims(table: pd.DataFrame, cell: str) -> str:
     """The aims of the project beside what was reached."""
-    means, cases = table.loc["geometric mean"], table.drop("geometric mean")
-    said = [f"{means[name]:.2f} of {name} (at most {aim})" for name, aim in AIMS.items() if means.get(name, NAN) > 0]
+    means, cases, aims = table.loc["geometric mean"], table.drop("geometric mean"), AIMS[cell]
+    said = [f"{means[name]:.2f} of {name} (at most {aim})" for name, aim in aims.means.items() if means.get(name, NAN) > 0]
     if BASELINE in cases and cases[BASELINE].notna().any():
-        said.append(f"at worst {cases[BASELINE].max():.2f} of {BASELINE} (at most 1)")
+        said.append(f"at worst {cases[BASELINE].max():.2f} of {BASELINE} (at most {aims.worst})")
     if LIMIT in cases:
-        wide = [case.name for case in HEADLINE if case.H >= 256]
-        said.append(f"at worst {cases.loc[wide, LIMIT].max():.2f} of the matrix products where H >= 256 (at most 1.25)")
+        worst = cases.loc[[case.name for case in HEADLINE[cell] if case.H >= 256], LIMIT].max()
+        said.append(f"at worst {worst:.2f} of the matrix products where H >= 256 (at most {aims.products})")
     return f" Reached, and aimed at: {'; '.join(said)}." if said else ""
 
 
 def _other_cases(rows: pd.DataFrame) -> Iterator[Section]:
     for pass_, name in {"inference": "evaluation", "forward": "forward in training"}.items():
-        table = analysis.headline(rows, pass_)
-        if not table.empty:
-            mean = table[BASELINE].get("geometric mean", NAN) if pass_ == "inference" and BASELINE in table else NAN
-            aim = f" Of {BASELINE} it takes {mean:.3f} (aim: at most {EVALUATION_AIM})." if mean == mean else ""
-            yield Section(f"The same cases, {name}", f"Time of rnndrop over the other's.{aim}", _by_case(table))
-    table = analysis.kinds(rows)
-    if set(table.columns) - {"hidden"}:
-        text = "A training step unless said, time of rnndrop over that of nn.RNN without any dropout, by what is dropped."
-        yield Section("Kinds of dropout", text, _by_case(table))
+        for cell in CELLS:
+            table = analysis.headline(rows, cell, pass_)
+            if not table.empty:
+                mean = table[BASELINE].get("geometric mean", NAN) if pass_ == "inference" and BASELINE in table else NAN
+                aim = f" Of {BASELINE} it takes {mean:.3f} (aim: at most {EVALUATION_AIM})." if mean == mean else ""
+                yield Section(f"The same cases of {cell}, {name}", f"Time of rnndrop over the other's.{aim}", _by_case(table))
+    for cell in CELLS:
+        table = analysis.kinds(rows, cell)
+        if set(table.columns) - {"hidden"}:
+            text = (
+                f"A training step unless said, time of rnndrop over that of nn.{cell} without any dropout, by what is dropped."
+            )
+            yield Section(f"Kinds of dropout of {cell}", text, _by_case(table))
     found = analysis.ratios(rows)
     for group, title in GROUPS.items():
         yield from _ratios(title, found[found.group == group])
     table = analysis.cells(rows)
     if len(table):
         yield Section(
-            "A loop of cells", "Time of a loop of rnndrop.RNNCell over that of the loops of nn.RNNCell.", _by_case(table)
+            "A loop of cells", "Time of a loop of rnndrop's cells over that of the loops of torch.nn's.", _by_case(table)
         )
 
 
@@ -155,14 +174,15 @@ def _growth(rows: pd.DataFrame) -> Iterator[Section]:
 
 
 def _memory(rows: pd.DataFrame) -> Iterator[Section]:
-    table = analysis.held(rows)
-    if table.empty:
-        return
-    text = "Bytes for each element of the output, without weights and input."
-    if {OURS, "loop"} <= set(table.columns):
-        text += f" rnndrop holds {(table[OURS] / table['loop']).max():.2f} of the loop's at most (aim: 0.5)."
-    yield Section("Held for the backward pass", text, _by_case(table))
-    yield Section(chart="memory")
+    for cell in CELLS:
+        table = analysis.held(rows, cell)
+        if table.empty:
+            continue
+        text = "Bytes for each element of the output, without weights and input."
+        if {OURS, LOOP} <= set(table.columns):
+            text += f" rnndrop holds {(table[OURS] / table[LOOP]).max():.2f} of the loop's at most (aim: 0.5)."
+        yield Section(f"Held for the backward pass of {cell}", text, _by_case(table))
+        yield Section(chart=f"memory-{cell}")
     peaks = analysis.timed(rows)
     peaks = peaks[peaks.peak_bytes.notna() & analysis.of_headline(peaks) & (peaks["pass"] == "train")]
     if not peaks.empty:

@@ -132,15 +132,21 @@ class GateBackend(Backend):
         if grad_output is None:
             grad_output = layer.output.new_zeros(()).expand_as(layer.output)
         gates, states = self.gate_gradients(layer, grad_output, grad_states)
-        x, rows = layer.input.reshape(-1, layer.input.shape[-1]), layer.weights.w_ih.shape[0]
-        of_w_ih, of_w_hh = gates[:, -rows:], gates[:, :rows]
-        bias = gates.sum(0) if needs.b_ih or needs.b_hh else None
+        x, columns = layer.input.reshape(-1, layer.input.shape[-1]), layer.output.shape[-1]
+        apart = layer.cell.columns > layer.cell.gates
+        of_w_ih, of_w_hh = (gates[:, columns:], gates[:, :-columns]) if apart else (gates, gates)
+        w_hh = self._grad_w_hh(layer, of_w_hh) if needs.w_hh else None
+        b_ih = of_w_ih.sum(0) if needs.b_ih else None
+        b_hh = None
+        if needs.b_hh:
+            b_hh = of_w_hh.sum(0) if apart or b_ih is None else b_ih.clone()
+        w_hh, b_hh = (None if gradient is None else in_order(gradient, layer) for gradient in (w_hh, b_hh))
         return Gradients(
             (of_w_ih @ layer.weights.w_ih).view(layer.input.shape) if needs.input else None,
             of_w_ih.t() @ x if needs.w_ih else None,
-            _in_order(self._grad_w_hh(layer, of_w_hh), layer) if needs.w_hh else None,
-            bias[-rows:].clone() if bias is not None and needs.b_ih else None,
-            _in_order(bias[:rows], layer).clone() if bias is not None and needs.b_hh else None,
+            w_hh,
+            b_ih,
+            b_hh,
             states,
         )
 
@@ -157,7 +163,7 @@ class GateBackend(Backend):
         return (later.t() @ earlier).addmm_(first.t(), initial)
 
 
-def _in_order(x: Tensor, layer: Layer) -> Tensor:
+def in_order(x: Tensor, layer: Layer) -> Tensor:
     """x, a row for each of W_hh's in the order of gates, in that of W_hh itself."""
     return x.roll(-layer.weights.w_hh.shape[-1], 0) if layer.cell.columns > layer.cell.gates else x
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cell import Cell, Weights
-from ..kernels import apply_mask, cooperative, resident, stepwise
+from ..kernels import apply_mask, cooperative, gated_cooperative, gated_resident, gated_stepwise, resident, stepwise
 from ..kernels.launch import MaskBits
 from ..kernels.plan import BOTH_DIRECTIONS
 from ..mask import Mask
@@ -17,10 +17,15 @@ from ..steps import Steps
 from .base import GateBackend, Layer, Masks, Result
 
 RECURRENCES: dict[str, ModuleType] = {"resident": resident, "cooperative": cooperative, "stepwise": stepwise}
+GATED_RECURRENCES: dict[str, ModuleType] = {
+    "resident": gated_resident,
+    "cooperative": gated_cooperative,
+    "stepwise": gated_stepwise,
+}
 
 
 class Kernels(GateBackend):
-    """The backend of one strategy. It takes tensors of any device: which of them belong here is decided above.
+    """The backend of one strategy for a plain RNN. It takes tensors of any device: which belong here is decided above.
 
     tf32: fp32 products may round their operands to tf32.
     """
@@ -33,8 +38,7 @@ class Kernels(GateBackend):
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
-        x, bias = input.reshape(-1, input.shape[-1]), weights.bias
-        projection = x @ weights.w_ih.t() if bias is None else torch.addmm(bias, x, weights.w_ih.t())
+        projection = _projection(input, weights.w_ih, weights.bias)
         output = self.recurrence.forward(
             self._by_direction(projection, steps, weights),
             self._with_axis(states[0]),
@@ -64,9 +68,8 @@ class Kernels(GateBackend):
     def _by_direction(self, rows: Tensor, steps: Steps, weights: Weights) -> Tensor:
         """Rows (N, D*H), or (T, B, D*H), as the recurrence takes them: (T, B, H), or (N, H) of different lengths, with an axis
         for the directions, before the last, where it has one."""
-        shape = [-1] if len(steps.runs) > 1 else [steps.count, steps.batch]
-        columns = weights.w_hh.shape[-1]
-        return rows.reshape(*shape, *([weights.directions] if self.both else []), columns)
+        rows = _by_step(rows, steps)
+        return rows.unflatten(-1, (weights.directions, -1)) if self.both else rows
 
     def _with_axis(self, x: Tensor) -> Tensor:
         """x, (rows, columns) in one direction, with an axis for the directions where the recurrence has one."""
@@ -89,3 +92,54 @@ class Kernels(GateBackend):
         if len(steps.runs) > 1:
             options["sizes"] = [size for run in steps.runs for size in [run.size] * run.steps]
         return options
+
+
+class GatedKernels(Kernels):
+    """The backend of one strategy for a GRU or an LSTM, in one direction."""
+
+    def __init__(self, strategy: str, tf32: bool) -> None:
+        self.recurrence = GATED_RECURRENCES[strategy]
+        self.both = False
+        self.tf32 = tf32
+
+    def forward(
+        self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
+    ) -> Result:
+        bias, b_hn = (weights.bias, None) if cell.columns == cell.gates else _biases_of_gru(weights)
+        projection = _by_step(_projection(input, weights.w_ih, bias), steps)
+        options = self._options(steps, cell)
+        output, saved = self.recurrence.forward(projection, states, weights.w_hh, self._bits(masks), b_hn=b_hn, **options)
+        output, *saved = (x.view(-1, x.shape[-1]) for x in (output, *saved))
+        ends = [steps.last(state) for state in (output, *saved[1:])]
+        return Result(output.view(*input.shape[:-1], output.shape[1]), ends, saved)
+
+    def gate_gradients(
+        self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        grad_output, output, *saved = (_by_step(x, layer.steps) for x in (grad_output, layer.rows, *layer.saved))
+        made, w_hh = (layer.states, output, saved), layer.weights.w_hh
+        gates, states = self.recurrence.backward(
+            grad_output, grad_states, *made, w_hh, self._bits(layer.masks), **self._options(layer.steps, layer.cell)
+        )
+        return gates.view(-1, gates.shape[-1]), states
+
+
+def _projection(input: Tensor, w_ih: Tensor, bias: Tensor | None) -> Tensor:
+    """W_ih x and the bias, a row for each row of the sequences."""
+    x = input.reshape(-1, input.shape[-1])
+    return x @ w_ih.t() if bias is None else torch.addmm(bias, x, w_ih.t())
+
+
+def _biases_of_gru(weights: Weights) -> tuple[Tensor | None, Tensor | None]:
+    """What is added to W_ih x, and to W_hn h."""
+    if weights.b_hh is None:
+        return weights.b_ih, None
+    bias, b_hn = weights.b_hh.clone(), weights.b_hh[-weights.w_hh.shape[-1] :]
+    bias[-b_hn.shape[0] :].zero_()
+    return bias if weights.b_ih is None else bias.add_(weights.b_ih), b_hn
+
+
+def _by_step(rows: Tensor, steps: Steps) -> Tensor:
+    """Rows as the recurrence takes them: (T, B, ...), or (N, ...) of different lengths."""
+    shape = [-1] if len(steps.runs) > 1 else [steps.count, steps.batch]
+    return rows.reshape(*shape, rows.shape[-1])

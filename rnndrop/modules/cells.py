@@ -36,28 +36,27 @@ States = tuple[Tensor, Tensor]
 
 
 class CellBase(CellAttributes, nn.Module):
-    """One step of a cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
+    """One step of a cell."""
 
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
 
     def __init__(
         self,
-        mode: str,
         input_size: int,
         hidden_size: int,
         bias: bool,
+        gates: int,
         device: Any,
         dtype: torch.dtype | None,
         dropouts: Dropouts,
     ) -> None:
         super().__init__()
-        self.mode = mode
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
         self._dropouts = dropouts
-        rows = CELLS[mode].gates * hidden_size
+        rows = gates * hidden_size
         self.weight_ih = nn.Parameter(torch.empty((rows, input_size), device=device, dtype=dtype))
         self.weight_hh = nn.Parameter(torch.empty((rows, hidden_size), device=device, dtype=dtype))
         for name in ("bias_ih", "bias_hh"):
@@ -65,26 +64,29 @@ class CellBase(CellAttributes, nn.Module):
             self.register_parameter(name, parameter)
         self.reset_parameters()
 
+    @property
+    def cell(self) -> Cell:
+        raise NotImplementedError
+
     def reset_parameters(self) -> None:
         reset_parameters(self)
 
     def _call(self, input: Tensor, states: Sequence[Tensor] | None, seed: Seed) -> Sequence[Tensor]:
         """The new states of what `forward` was given."""
-        name = f"{CELLS[self.mode].name}Cell"
+        cell = self.cell
         if input.dim() not in (1, 2):
-            raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+            raise ValueError(f"{cell.name}Cell: Expected input to be 1D or 2D, got {input.dim()}D instead")
         for number, state in enumerate(states or ()):
             if state.dim() not in (1, 2):
-                which = "hidden" if len(CELLS[self.mode].states) == 1 else f"hx[{number}]"
-                raise ValueError(f"{name}: Expected {which} to be 1D or 2D, got {state.dim()}D instead")
+                which = "hidden" if len(cell.states) == 1 else f"hx[{number}]"
+                raise ValueError(f"{cell.name}Cell: Expected {which} to be 1D or 2D, got {state.dim()}D instead")
         if input.dim() == 2:
-            return self._run(input, states, seed)
+            return self._run(input, states, seed, cell)
         states = None if states is None else [state.unsqueeze(0) for state in states]
-        return [state.squeeze(0) for state in self._run(input.unsqueeze(0), states, seed)]
+        return [state.squeeze(0) for state in self._run(input.unsqueeze(0), states, seed, cell)]
 
-    def _run(self, input: Tensor, states: Sequence[Tensor] | None, seed: Seed) -> Sequence[Tensor]:
+    def _run(self, input: Tensor, states: Sequence[Tensor] | None, seed: Seed, cell: Cell) -> Sequence[Tensor]:
         """The new states of a batched input."""
-        cell = CELLS[self.mode]
         if states is None:
             shape = input.size(0), self.hidden_size
             states = [torch.zeros(shape, dtype=input.dtype, device=input.device) for _ in cell.states]
@@ -209,13 +211,16 @@ class RNNCell(CellBase, Convertible[nn.RNNCell]):
         **dropouts: Unpack[RNNCellOptions],
     ) -> None:
         dropping = checked_options("RNNCell.__init__()", dropouts, RNNCellOptions)
-        super().__init__("RNN_TANH", input_size, hidden_size, bias, device, dtype, dropping)
+        super().__init__(input_size, hidden_size, bias, 1, device, dtype, dropping)
         self.nonlinearity = nonlinearity  # checked in forward, as nn.RNNCell does
 
-    def forward(self, input: Tensor, hx: Tensor | None = None, *, seed: Seed = None) -> Tensor:
+    @property
+    def cell(self) -> Cell:
         if self.nonlinearity not in NONLINEARITIES:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        self.mode = rnn_mode(self.nonlinearity)
+        return CELLS[rnn_mode(self.nonlinearity)]
+
+    def forward(self, input: Tensor, hx: Tensor | None = None, *, seed: Seed = None) -> Tensor:
         return self._call(input, None if hx is None else [hx], seed)[0]
 
     if TYPE_CHECKING:
@@ -306,7 +311,11 @@ class GRUCell(CellBase, GRUAttributes, Convertible[nn.GRUCell]):
         **dropouts: Unpack[GRUCellOptions],
     ) -> None:
         dropping = checked_options("GRUCell.__init__()", dropouts, GRUCellOptions)
-        super().__init__("GRU", input_size, hidden_size, bias, device, dtype, dropping)
+        super().__init__(input_size, hidden_size, bias, 3, device, dtype, dropping)
+
+    @property
+    def cell(self) -> Cell:
+        return CELLS["GRU"]
 
     def forward(self, input: Tensor, hx: Tensor | None = None, *, seed: Seed = None) -> Tensor:
         return self._call(input, None if hx is None else [hx], seed)[0]
@@ -407,7 +416,11 @@ class LSTMCell(CellBase, LSTMAttributes, Convertible[nn.LSTMCell]):
         **dropouts: Unpack[LSTMCellOptions],
     ) -> None:
         dropping = checked_options("LSTMCell.__init__()", dropouts, LSTMCellOptions)
-        super().__init__("LSTM", input_size, hidden_size, bias, device, dtype, dropping)
+        super().__init__(input_size, hidden_size, bias, 4, device, dtype, dropping)
+
+    @property
+    def cell(self) -> Cell:
+        return CELLS["LSTM"]
 
     def forward(self, input: Tensor, hx: States | None = None, *, seed: Seed = None) -> States:
         if isinstance(hx, Tensor):

@@ -45,7 +45,7 @@ class Call(NamedTuple):
 
     @property
     def backend(self) -> Backend:
-        return dispatch.backend(self.strategy, self.tf32)
+        return dispatch.backend(self.strategy, self.cell.mode, self.tf32)
 
     def masks(self, keeps: Sequence[MaybeTensor]) -> Masks:
         given = zip(self.cell.kinds, keeps, self.scales, strict=True)

@@ -30,21 +30,21 @@ def no_collection() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every contender on two tiny cases, rnndrop and nn.RNN on a sweep, and the report."""
+    """Every contender on tiny cases of every cell, rnndrop and torch.nn on a sweep, and the report."""
     from benchmarks import report
     from benchmarks.cases import Case
     from benchmarks.contenders import EVERYONE
     from benchmarks.measure import runner
     from benchmarks.measure.session import open_session
-    from tests.benchmarks.helpers import NN_RNN, RNNDROP, TINY
+    from tests.benchmarks.helpers import GATED_TINY, PLAIN, RNNDROP, TINY
 
     folder = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # no C++ compiler in a minute
         patch.setattr(runner, "MOST", 6)
         here = open_session(folder, "cpu", math.inf, [])
-        runner.run(here, [TINY, replace(TINY, pass_="inference")], EVERYONE, progress=False)
+        runner.run(here, [TINY, *GATED_TINY, replace(TINY, pass_="inference")], EVERYONE, progress=False)
         sweep = [Case("T", T, 2, 4, 8) for T in (2, 4, 8, 16)]
-        runner.run(here, sweep, [RNNDROP, NN_RNN], progress=False)
+        runner.run(here, sweep, [RNNDROP, PLAIN], progress=False)
         report.write(folder)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from benchmarks.measure import results, runner, timer
 from benchmarks.measure.session import Session
 
 TINY = Case("headline", 4, 3, 5, 16, who="everyone")
-RNNDROP, NN_RNN = BY_NAME[OURS], BY_NAME[BASELINE]
+GATED_TINY = [replace(TINY, cell=cell) for cell in ("LSTM", "GRU")]
+RNNDROP, PLAIN = BY_NAME[OURS], BY_NAME[BASELINE]
 
 
 def fake_stopwatch(seconds: float = 1e-3) -> timer.Stopwatch:
@@ -41,13 +43,13 @@ def run(folder: Path, cases: list[Case], contenders: list[Contender], seconds: f
 
 
 def broken(change: Callable[[Tensor], Tensor], name: str = "broken") -> Contender:
-    """nn.RNN whose output is changed."""
+    """torch.nn whose output is changed."""
 
     class Changed(Wrapped):
         def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
             return change(super().forward(x))
 
-    def build(case: Case, rnn: nn.RNN) -> Model:
+    def build(case: Case, rnn: nn.RNNBase) -> Model:
         return Changed(case, copy_of(rnn))
 
     return Contender(name, build)

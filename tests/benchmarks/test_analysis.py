@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.cases import Case, of_kind, select, with_dropouts
-from benchmarks.contenders.base import BASELINE, CELLS, GRAPH, LIMIT, LOOP, OURS
+from benchmarks.cases import CELLS, Case, Cell, of_kind, select, with_dropouts
+from benchmarks.contenders.base import BASELINE, GRAPH, LIMIT, LOOP, OUR_CELLS, OURS
 from benchmarks.measure import results, runner
 from benchmarks.report import analysis
 from tests.benchmarks.helpers import result
@@ -93,10 +93,11 @@ def test_contradictions_of_auto(tmp_path: Path) -> None:
     assert analysis.contradictions(rows[rows.contender != f"{OURS} resident"]).empty
 
 
-def test_kinds_are_columns_with_their_mean_and_worst(tmp_path: Path) -> None:
-    shapes = [Case("headline", 2, 3, 4, H) for H in (5, 6)]
+@pytest.mark.parametrize("cell", CELLS)
+def test_kinds_are_columns_with_their_mean_and_worst(cell: Cell, tmp_path: Path) -> None:
+    shapes = [Case("headline", 2, 3, 4, H, cell=cell) for H in (5, 6)]
     zoned = with_dropouts(shapes[0], {"zoneout": 0.1})
-    seconds = {  # rnndrop's, nn.RNN taking 1
+    seconds = {  # rnndrop's, torch.nn taking 1
         **dict(zip((case.key for case in shapes), (0.25, 1.0), strict=True)),
         **{of_kind(case, {"zoneout": 0.1}).key: 1.5 for case in shapes},
         of_kind(shapes[0], {"input_dropout": 0.2}).key: 0.7,
@@ -104,7 +105,7 @@ def test_kinds_are_columns_with_their_mean_and_worst(tmp_path: Path) -> None:
     cases = [*shapes, *(of_kind(case, {"zoneout": 0.1}) for case in shapes), of_kind(shapes[0], {"input_dropout": 0.2})]
     for case in [*cases, replace(zoned, pass_="inference"), replace(shapes[0], pass_="inference")]:
         for name, median in {OURS: seconds.get(case.key, 9.0), BASELINE: 1.0, "loop": 5.0}.items():
-            row = results.Row(case.name, name, case.pass_, "fp32", case.group, "ok")
+            row = results.Row(case.name, name, case.pass_, "fp32", case.group, "ok", cell=cell)
             runner.fill(row, [median] * 3, f"block {case.key}")
             results.append(tmp_path, [row])
     nan = float("nan")
@@ -114,13 +115,14 @@ def test_kinds_are_columns_with_their_mean_and_worst(tmp_path: Path) -> None:
         "input": [0.7, nan, nan, 0.7],
         "zoneout, inference": [9.0, nan, nan, 9.0],
     }
-    table = analysis.kinds(results.read(tmp_path))
+    assert all(analysis.kinds(results.read(tmp_path), other).empty for other in CELLS.keys() - {cell})
+    table = analysis.kinds(results.read(tmp_path), cell)
     assert list(table.index) == ["T2-B3-I4-H5", "T2-B3-I4-H6", "geometric mean", "worst"]
     np.testing.assert_allclose(table, pd.DataFrame(expected))
 
 
 def test_loops_of_cells_are_beside_the_loops(tmp_path: Path) -> None:
-    result(tmp_path / "a", {OURS: 1.0, BASELINE: 1.0, CELLS: 3.0, LOOP: 2.0, "loop, one mask": 1.0}, seed=5, cases=2)
+    result(tmp_path / "a", {OURS: 1.0, BASELINE: 1.0, OUR_CELLS: 3.0, LOOP: 2.0, "loop, one mask": 1.0}, seed=5, cases=2)
     table = analysis.cells(results.read(tmp_path / "a"))
     assert list(table) == [LOOP, "loop, one mask"] and list(table.index) == ["case0", "case1"]
     assert table[LOOP].between(1.4, 1.6).all() and table["loop, one mask"].between(2.8, 3.2).all()

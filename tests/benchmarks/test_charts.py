@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,22 +8,27 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.colors import to_hex
 
+from benchmarks.cases import CELLS, Cell
 from benchmarks.contenders.base import BASELINE, LIMIT, OURS
 from benchmarks.measure import results
 from benchmarks.report import analysis, charts
+from tests.benchmarks.helpers import TINY
 
 
 @pytest.fixture(scope="module")
 def drawn(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, go.Figure]]:
     """Of each chart matplotlib's figure and plotly's."""
     rows = results.read(smoke)
-    return {name: getattr(charts, f"_{name}")(rows, "title") for name in charts.TITLES}  # type: ignore[misc]
+    drawn = {name: chart.draw(rows, "title") for name, chart in charts.CHARTS.items()}
+    return {name: pair for name, pair in drawn.items() if pair}
 
 
-def test_ratios_are_those_of_the_table(smoke: Path, drawn: dict[str, tuple[Any, go.Figure]]) -> None:
-    picture, figure = drawn["ratios"]
-    table = analysis.headline(results.read(smoke))
+@pytest.mark.parametrize("cell", CELLS)
+def test_ratios_are_those_of_the_table(cell: Cell, smoke: Path, drawn: dict[str, tuple[Any, go.Figure]]) -> None:
+    picture, figure = drawn[f"ratios-{cell}"]
+    table = analysis.headline(results.read(smoke), cell)
     table = table[[name for name in table if not name.startswith(f"{OURS} ")]]
+    assert list(table.index) == [replace(TINY, cell=cell).name]
     assert [trace.name for trace in figure.data] == list(table.columns)
     assert picture.axes[0].get_legend_handles_labels()[1] == list(table.columns)
     for points, trace in zip(picture.axes[0].collections, figure.data, strict=True):
@@ -46,9 +52,11 @@ def test_growth_is_that_of_the_fastest_round(smoke: Path, drawn: dict[str, tuple
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
 
 
-def test_memory_is_that_of_the_table(smoke: Path, drawn: dict[str, tuple[Any, go.Figure]]) -> None:
-    picture, figure = drawn["memory"]
-    table = analysis.held(results.read(smoke))
+@pytest.mark.parametrize("cell", CELLS)
+def test_memory_is_that_of_the_table(cell: Cell, smoke: Path, drawn: dict[str, tuple[Any, go.Figure]]) -> None:
+    picture, figure = drawn[f"memory-{cell}"]
+    table = analysis.held(results.read(smoke), cell)
+    assert list(table.index) == [replace(TINY, cell=cell).name]
     assert LIMIT not in table and list(table.columns) == [trace.name for trace in figure.data]
     for bars, trace in zip(picture.axes[0].containers, figure.data, strict=True):
         assert list(trace.y) == [bar.get_height() for bar in bars] == table[trace.name].to_list()

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import benchmarks
+from benchmarks.cases import CELLS, Cell
 from benchmarks.contenders import BY_NAME, EVERYONE
-from benchmarks.contenders.base import BASELINE, CELLS, LIMIT, OURS, source
+from benchmarks.contenders.base import BASELINE, LIMIT, OUR_CELLS, OURS, source
 from benchmarks.contenders.loops import Dropout
-from tests.benchmarks.helpers import NN_RNN, TINY
+from tests.benchmarks.helpers import PLAIN, TINY
 
 LAYERS = ["cases", "contenders", "measure", "report", "__main__"]  # each imports only from those before it
 
@@ -30,22 +31,29 @@ def test_nothing_imports_upward() -> None:
 
 def test_names_are_distinct_and_who_cannot_run_says_why() -> None:
     assert len(BY_NAME) == len(EVERYONE)
-    assert all(c.why_not(replace(TINY, cell="no cell"), "cpu") for c in EVERYONE)
+    cell_dropout = replace(TINY, cell="LSTM", dropouts={"cell_dropout": 0.1})
     assert BY_NAME[f"{OURS}, graph"].why_not(TINY, "cpu") == "CUDA graphs need CUDA"
-    assert "no cell_dropout" in BY_NAME["loop"].why_not(replace(TINY, dropouts={"cell_dropout": 0.1}), "cpu")
+    assert "no cell_dropout" in BY_NAME["loop"].why_not(cell_dropout, "cpu")
+    assert "no recurrent_dropout" in BY_NAME["loop"].why_not(
+        replace(TINY, cell="GRU", dropouts={"recurrent_dropout": 0.1}), "cpu"
+    )
     assert "no packed sequences" in BY_NAME["loop"].why_not(replace(TINY, packed=True), "cpu")
-    assert "rnndrop and nn.RNN" in BY_NAME["loop"].why_not(replace(TINY, who="two"), "cpu")
+    assert "rnndrop and torch.nn" in BY_NAME["loop"].why_not(replace(TINY, who="two"), "cpu")
     assert not any(BY_NAME[name].why_not(replace(TINY, who="two"), "cpu") for name in (OURS, BASELINE))
-    assert "50 steps" in BY_NAME[CELLS].why_not(replace(TINY, T=51), "cpu")
+    assert "50 steps" in BY_NAME[OUR_CELLS].why_not(replace(TINY, T=51), "cpu")
+    assert not BY_NAME[OUR_CELLS].why_not(cell_dropout, "cpu") and BY_NAME[OUR_CELLS].why_not(
+        replace(cell_dropout, cell="GRU"), "cpu"
+    )
     slow = BY_NAME["loop, compiled"]
     assert slow.why_not(replace(TINY, who="most"), "cpu") and not slow.why_not(TINY, "cpu")
     assert BY_NAME[f"{OURS} reference"].why_not(replace(TINY, layers=2), "cpu")
-    assert BY_NAME["nn.RNN + nn.Dropout"].why_not(replace(TINY, dropouts={"recurrent_dropout": 0.2}), "cpu")
-    assert not NN_RNN.why_not(replace(TINY, layers=2, dropouts={"zoneout": 0.1}), "cpu")
+    assert BY_NAME["torch.nn + nn.Dropout"].why_not(replace(TINY, dropouts={"recurrent_dropout": 0.2}), "cpu")
+    assert not PLAIN.why_not(replace(TINY, layers=2, dropouts={"zoneout": 0.1}), "cpu")
 
 
-def test_the_bare_products_are_those_of_the_layer() -> None:
-    case = replace(TINY, input_grad=True)
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_bare_products_are_those_of_the_layer(cell: Cell) -> None:
+    case = replace(TINY, cell=cell, input_grad=True)
     rnn = source(case, "cpu")
     products = BY_NAME[LIMIT].build(case, rnn)
     x = torch.randn(case.T, case.B, case.I)
@@ -54,14 +62,13 @@ def test_the_bare_products_are_those_of_the_layer() -> None:
     (layer,) = products.layers  # type: ignore[union-attr, misc]
     w_ih, w_hh = rnn.weight_ih_l0.detach(), rnn.weight_hh_l0.detach()  # type: ignore[union-attr, operator]
     torch.testing.assert_close(a, x @ w_ih.t() + layer.h @ w_hh.t())
-    da = layer.g + layer.h @ w_hh
-    torch.testing.assert_close(layer.da, da)
-    torch.testing.assert_close(layer.dw_hh, da.flatten(0, 1).t() @ layer.h.flatten(0, 1))
-    torch.testing.assert_close(layer.dw_ih, da.flatten(0, 1).t() @ x.flatten(0, 1))
-    torch.testing.assert_close(layer.dx, da @ w_ih)
+    torch.testing.assert_close(layer.dh, layer.g + layer.d @ w_hh)
+    torch.testing.assert_close(layer.dw_hh, layer.d.flatten(0, 1).t() @ layer.h.flatten(0, 1))
+    torch.testing.assert_close(layer.dw_ih, layer.d.flatten(0, 1).t() @ x.flatten(0, 1))
+    torch.testing.assert_close(layer.dx, layer.d @ w_ih)
 
 
-@pytest.mark.parametrize("name", [OURS, "nn.RNN", "loop", "rnndrop reference"])
+@pytest.mark.parametrize("name", [OURS, "torch.nn", "loop", "rnndrop reference"])
 def test_a_model_is_a_copy(name: str) -> None:
     """What one contender learns, no other sees."""
     rnn = source(TINY, "cpu")
@@ -70,7 +77,7 @@ def test_a_model_is_a_copy(name: str) -> None:
         assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in zip(group, theirs, strict=True))
 
 
-@pytest.mark.parametrize("name", [OURS, "nn.RNN + nn.Dropout", "loop", "loop, one mask"])
+@pytest.mark.parametrize("name", [OURS, "torch.nn + nn.Dropout", "loop", "loop, one mask"])
 def test_dropout_between_layers(name: str) -> None:
     """Where it drops everything the second layer sees nothing of the input."""
     case = replace(TINY, layers=2, bidirectional=True, dropouts={"dropout": 1.0})

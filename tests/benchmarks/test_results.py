@@ -8,7 +8,7 @@ import pytest
 from benchmarks.contenders.base import BASELINE, OURS
 from benchmarks.measure import machine, results, runner
 from benchmarks.measure.session import open_session
-from tests.benchmarks.helpers import NN_RNN, RNNDROP, TINY, run
+from tests.benchmarks.helpers import PLAIN, RNNDROP, TINY, run
 
 
 def test_a_row_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_row_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 30, 200])
 def test_a_row_cut_short_is_measured_again(tmp_path: Path, cut: int) -> None:
-    contenders = [RNNDROP, NN_RNN]
+    contenders = [RNNDROP, PLAIN]
     run(tmp_path, [TINY], contenders)
     whole = (tmp_path / "rows.csv").read_bytes()
     (tmp_path / "rows.csv").write_bytes(whole[:-cut])
@@ -36,7 +36,7 @@ def test_a_row_cut_short_is_measured_again(tmp_path: Path, cut: int) -> None:
 
 def test_a_table_cut_before_its_first_line_ends_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(b"case,cont")
-    run(tmp_path, [TINY], [NN_RNN])
+    run(tmp_path, [TINY], [PLAIN])
     assert results.read(tmp_path).contender.to_list() == [BASELINE]
 
 

@@ -20,16 +20,16 @@ from benchmarks.contenders.torch_nn import copy_of
 from benchmarks.measure import memory, results, runner
 from benchmarks.measure.prepare import Ready
 from benchmarks.report import analysis
-from tests.benchmarks.helpers import NN_RNN, RNNDROP, TINY, broken, run, session
+from tests.benchmarks.helpers import GATED_TINY, PLAIN, RNNDROP, TINY, broken, run, session
 
 
 def test_every_contender_has_a_row_and_none_fails(smoke: Path) -> None:
     rows = results.read(smoke)
     assert not (rows.status == "error").any(), rows[rows.status == "error"][["contender", "reason"]].to_dict("records")
-    for pass_ in ("train", "inference"):
-        found = rows[(rows.case == TINY.name) & (rows["pass"] == pass_)].set_index("contender")
+    for name, pass_ in [(TINY.name, "train"), (TINY.name, "inference"), *((tiny.name, "train") for tiny in GATED_TINY)]:
+        found = rows[(rows.case == name) & (rows["pass"] == pass_)].set_index("contender")
         assert set(found.index) == set(BY_NAME) and len(found) == len(EVERYONE)
-        assert {OURS, BASELINE, "nn.RNN + nn.Dropout", "loop", "loop, compiled", "loop, one mask", LIMIT} <= set(
+        assert {OURS, BASELINE, "torch.nn + nn.Dropout", "loop", "loop, compiled", "loop, one mask", LIMIT} <= set(
             found.index[found.status == "ok"]
         )
         assert (found.reason[found.status != "ok"] != "").all()
@@ -67,15 +67,15 @@ def test_saved_bytes_counts_each_storage_once() -> None:
     ],
 )
 def test_wrong_values_give_an_error_and_no_time(tmp_path: Path, change: Any, reason: str) -> None:
-    run(tmp_path, [TINY], [broken(change), NN_RNN])
+    run(tmp_path, [TINY], [broken(change), PLAIN])
     rows = results.read(tmp_path).set_index("contender")
     assert rows.status.to_dict() == {"broken": "error", BASELINE: "ok"}
     assert reason in rows.reason["broken"] and np.isnan(rows.median_s["broken"]) and rows.samples["broken"] == ""
 
 
 def test_a_contender_that_fails_or_runs_out_of_memory_leaves_the_others(tmp_path: Path) -> None:
-    def fail(error: Exception) -> Callable[[Case, nn.RNN], Model]:
-        def build(case: Case, rnn: nn.RNN) -> Model:
+    def fail(error: Exception) -> Callable[[Case, nn.RNNBase], Model]:
+        def build(case: Case, rnn: nn.RNNBase) -> Model:
             raise error
 
         return build
@@ -91,7 +91,7 @@ def test_a_contender_that_fails_or_runs_out_of_memory_leaves_the_others(tmp_path
         Contender("memory", fail(torch.OutOfMemoryError("out of memory: 1 GiB\nmore"))),
         Contender("refuses", fail(ValueError("strategy 'x' cannot run: H is odd"))),
         broken(late, "late"),
-        NN_RNN,
+        PLAIN,
     ]
     run(tmp_path, [TINY], contenders)
     rows = results.read(tmp_path).set_index("contender")
@@ -119,13 +119,13 @@ def test_an_interrupted_run_goes_on_without_repeating(tmp_path: Path) -> None:
     built: list[int] = []
     stop = True
 
-    def build(case: Case, rnn: nn.RNN) -> Model:
+    def build(case: Case, rnn: nn.RNNBase) -> Model:
         built.append(case.T)
         if stop and case.T == 3:
             raise KeyboardInterrupt
-        return NN_RNN.build(case, rnn)
+        return PLAIN.build(case, rnn)
 
-    contenders = [Contender("counted", build), NN_RNN]
+    contenders = [Contender("counted", build), PLAIN]
     work = [replace(TINY, T=T) for T in (2, 3, 4)]
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, work, contenders)
@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on_without_repeating(tmp_path: Path) -> None:
 
 
 def test_what_is_added_later_is_compared_with_its_own_rounds(tmp_path: Path) -> None:
-    run(tmp_path, [TINY], [RNNDROP, NN_RNN])
+    run(tmp_path, [TINY], [RNNDROP, PLAIN])
     run(tmp_path, [TINY], [BY_NAME["loop"]], seconds=3e-3)
     rows = results.read(tmp_path)
     assert len(results.whole_lines(tmp_path / "rows.csv").splitlines()) == 1 + 2 + 3
@@ -164,9 +164,9 @@ def test_what_cannot_run_needs_no_rounds_beside_it(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_the_time_is_deferred_and_made_up_for(tmp_path: Path) -> None:
-    run(tmp_path, [TINY], [NN_RNN], ends=-1.0)
+    run(tmp_path, [TINY], [PLAIN], ends=-1.0)
     assert results.read(tmp_path).status.to_list() == ["deferred"]
-    run(tmp_path, [TINY], [NN_RNN])
+    run(tmp_path, [TINY], [PLAIN])
     assert results.read(tmp_path).status.to_list() == ["ok"]
 
 
@@ -174,7 +174,7 @@ def test_preparing_others_does_not_take_the_time_of_rnndrop_and_its_baseline(tmp
     here = session(tmp_path, ends=10.0)
     seconds = iter(range(0, 1000, 4))
     here.clock = lambda: float(next(seconds))
-    runner.run(here, [TINY], [BY_NAME["loop, one mask"], BY_NAME["loop"], NN_RNN, RNNDROP], progress=False)
+    runner.run(here, [TINY], [BY_NAME["loop, one mask"], BY_NAME["loop"], PLAIN, RNNDROP], progress=False)
     rows = results.read(tmp_path).set_index("contender")
     assert rows.status.to_dict() == {"loop, one mask": "ok", "loop": "deferred", BASELINE: "ok", OURS: "ok"}
     assert "preparing others" in rows.reason["loop"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rnndrop.cell import CELLS
 from rnndrop.kernels.launch import MaskBits
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -66,6 +67,37 @@ def tanh_dropout_backward(rows, dtype, device):
     activation_dropout.backward(grad, y, _seed(device), 16384, 4 / 3, 0)
 
 
+def gated_cell(cell: str, kinds: tuple[str, ...]) -> None:
+    """A step of a GRU or an LSTM from its gates, with a mask of each of the kinds; counted by element of a state."""
+
+    def tensors(rows, dtype, device):
+        from rnndrop.kernels.gated_cell import DrawnMask
+
+        seed = torch.ones(1, dtype=torch.int64, device=device)
+        masks = {kind: DrawnMask(16384, 4 / 3, number << 32) for number, kind in enumerate(kinds)}
+        return lambda columns: torch.ones(rows, columns * COLUMNS, dtype=dtype, device=device), seed, masks
+
+    @pointwise(f"{cell.lower()}_cell_dropout forward")
+    def forward(rows, dtype, device):
+        from rnndrop.kernels import gated_cell
+
+        ones, seed, masks = tensors(rows, dtype, device)
+        gates = ones(CELLS[cell].gates)
+        gated_cell.forward(gates, gates, ones(1), seed, masks, cell=cell)
+
+    @pointwise(f"{cell.lower()}_cell_dropout backward")
+    def backward(rows, dtype, device):
+        from rnndrop.kernels import gated_cell
+
+        ones, seed, masks = tensors(rows, dtype, device)
+        grads = [ones(1) for _ in CELLS[cell].states]
+        gated_cell.backward(grads, ones(4), ones(1), ones(1) if cell == "LSTM" else None, seed, masks, cell=cell)
+
+
+gated_cell("LSTM", ("hidden", "cell", "candidate"))
+gated_cell("GRU", ("hidden", "candidate"))
+
+
 @pointwise("packed_mask", (torch.int32,))
 def packed_mask(rows, dtype, device):
     from rnndrop.kernels import packed_mask
@@ -108,6 +140,39 @@ def sequence(
     return {"forward": forward, "backward": backward}
 
 
+def gated_sequence(
+    strategy: str, cell: str, H: int, *, tf32: bool = True, kinds: tuple[str, ...] = ("hidden",), packed: bool = False
+) -> dict[str, Run]:
+    """A strategy's forward and backward of a GRU or an LSTM, of 16 sequences, with masks per step."""
+
+    def tensors(T, dtype, device):
+        def zeros(*shape):
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        def rows(columns):
+            return zeros(*((T * 16,) if packed else (T, 16)), columns * H)
+
+        module, row = importlib.import_module(f"rnndrop.kernels.gated_{strategy}"), CELLS[cell]
+        bits = torch.zeros(T * 16, -(-H // 32), dtype=torch.int32, device=device)
+        states = [zeros(16, H) for _ in row.states]
+        return module, row, rows, states, zeros(row.gates * H, H), dict.fromkeys(kinds, MaskBits(bits, 4 / 3))
+
+    def options(T):
+        return {"cell": cell, "tf32": tf32} | ({"sizes": (16,) * T} if packed else {})
+
+    def forward(T, dtype, device):
+        module, row, rows, states, w_hh, masks = tensors(T, dtype, device)
+        b_hn = states[0][0] if cell == "GRU" else None
+        module.forward(rows(row.gates), states, w_hh, masks, b_hn=b_hn, **options(T))
+
+    def backward(T, dtype, device):
+        module, row, rows, states, w_hh, masks = tensors(T, dtype, device)
+        saved = [rows(columns) for columns in row.saved]
+        module.backward(rows(1), states, states, rows(1), saved, w_hh, masks, **options(T))
+
+    return {"forward": forward, "backward": backward}
+
+
 def _sequence(strategy: str, H: int, dtypes: tuple[torch.dtype, ...], sizes: tuple[int, int]) -> None:
     for direction, run in sequence(strategy, H).items():
         LAUNCHES.append(Launch(f"{strategy} {direction} H={H}", run, dtypes, sizes, "step"))
@@ -119,3 +184,21 @@ _sequence("resident", 256, (torch.bfloat16,), (4, 8))
 for _H in (512, 1024):
     _sequence("cooperative", _H, (torch.bfloat16,), (2, 4))
 _sequence("stepwise", 128, FLOATS, (2, 4))
+
+
+def _gated_sequence(
+    strategy: str, H: int, dtypes: tuple[torch.dtype, ...], sizes: tuple[int, int], *, every_mask: bool = False
+) -> None:
+    for cell in ("LSTM", "GRU"):
+        kinds = CELLS[cell].kinds if every_mask else ("hidden",)
+        for direction, run in gated_sequence(strategy, cell, H, kinds=kinds).items():
+            name = f"{strategy} {cell} {direction} H={H}" + ", all masks" * every_mask
+            LAUNCHES.append(Launch(name, run, dtypes, sizes, "step"))
+
+
+_gated_sequence("stepwise", 128, FLOATS, (2, 4))
+_gated_sequence("stepwise", 128, (torch.float32, torch.bfloat16), (2, 4), every_mask=True)
+_gated_sequence("resident", 64, (torch.bfloat16, torch.float32), (4, 8))
+_gated_sequence("resident", 128, (torch.bfloat16,), (4, 8))
+for _H in (512, 1024):
+    _gated_sequence("cooperative", _H, (torch.bfloat16,), (2, 4))

@@ -7,6 +7,7 @@ import torch
 import triton
 
 from rnndrop.kernels import cooperative, launch
+from rnndrop.kernels.grid_barrier import launch_phases
 from rnndrop.kernels.launch import MaskBits
 from rnndrop.kernels.plan import plan_cooperative
 from tests import triton_driver
@@ -97,15 +98,19 @@ def test_addresses_past_32_bits(kernel, device, tmp_path):
     last = x[-3:].clone()
     masks, masks_of_last = ({"hidden": MaskBits(b, 4 / 3)} for b in (bits, bits[-3 * B :].clone()))
     plan, shape, constexprs = cooperative._plan(x, masks, False)
-    constexprs |= {"CELL": "RNN_TANH", "REVERSE": False}
+    arguments = dict.fromkeys(("recurrent_ptr", "zoneout_ptr")) | {
+        "w_hh_ptr": w, "hidden_ptr": bits, "output_ptr": y, "hidden_scale": 4 / 3, "recurrent_scale": 1.0,
+        "CELL": "RNN_TANH", "REVERSE": False,
+    }  # fmt: skip
     if kernel == "forward":
-        tensors, phases, scales = (x, h_0, w, bits, None, None, None, y, None), range(T - 2, T + 1), (4 / 3, 1.0, None)
-        expected = cooperative.forward(last, h_0, w, masks_of_last, cell="RNN_TANH")
+        arguments |= {"input_projection_ptr": x, "h_0_ptr": h_0, "exchange_ptr": None, "old_share": None}
+        phases, expected = range(T - 2, T + 1), cooperative.forward(last, h_0, w, masks_of_last, cell="RNN_TANH")
     else:
-        tensors, phases = (x, None, x, w, bits, None, None, None, None, y, h_0), range(3)
-        scales = 4 / 3, 3 / 4, 1.0
-        expected, _ = cooperative.backward(last, None, last, w, masks_of_last, cell="RNN_TANH")
-    cooperative._launch(getattr(cooperative, f"{kernel}_kernel"), tensors, shape, phases, scales, plan, constexprs)
+        arguments |= {"grad_output_ptr": x, "grad_h_n_ptr": None, "output_ptr": x, "carry_ptr": None, "grad_gates_ptr": y}
+        arguments |= {"grad_h_0_ptr": h_0, "inverse_scale": 3 / 4}
+        phases, (expected, _) = range(3), cooperative.backward(last, None, last, w, masks_of_last, cell="RNN_TANH")
+    of_kernel = getattr(cooperative, f"{kernel}_kernel")
+    launch_phases(of_kernel, arguments | constexprs, shape, phases, plan, x.device)
     assert expected.any() and torch.equal(y[-3:], expected)
 
 

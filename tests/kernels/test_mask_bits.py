@@ -25,7 +25,7 @@ def slice_kernel(bits_ptr, out_ptr, first_row, rows, H: tl.constexpr, SLICE: tl.
     row, pair = slice_rows(), slice_pairs(SLICE)
     column = both_columns(pair)
     words = mask_bits.slice_words(bits_ptr, tl.cast(first_row, tl.int64), row < rows, pair, H)
-    keep = mask_bits.slice_kept(words, column)
+    keep = mask_bits.words_keep(words, column)
     tl.store(out_ptr + row * H + column, keep.to(tl.float32), mask=(row < rows) & (column < H))
 
 

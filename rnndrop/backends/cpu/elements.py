@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import repeat
 from typing import Any
@@ -22,6 +22,7 @@ UNITS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp
 Array = np.ndarray
 Numbers = Any  # a NumPy array, or a tensor where NumPy does not compute in the dtype
 Range = tuple[int, int]  # a first row, and the row after the last
+Collect = Callable[[int, int, Tensor], None]  # takes the rows [first, last) of something, and these
 
 
 @cache
@@ -71,6 +72,24 @@ def rows_of(x: Numbers, ranges: list[Range], first: int = 0) -> list[Numbers]:
     return rows[::-1] if start > other else rows
 
 
+def firsts(x: Numbers, ranges: list[Range]) -> list[Numbers]:
+    """The first rows of x (B, ...), as many as there are in each of the ranges."""
+    sizes = [stop - start for start, stop in ranges]
+    return [x] * len(sizes) if sizes[0] == sizes[-1] == len(x) else [x[:size] for size in sizes]
+
+
+def sigmoids(which: Sequence[bool], hidden: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What the arguments of gates (G*H) are multiplied by before tanh, and tanh after it, and what is added then: those `which`
+    are sigmoids come of it as (1 + tanh(x/2)) / 2."""
+    factor = like.new_tensor([0.5 if one else 1.0 for one in which]).repeat_interleave(hidden)
+    return factor, 1 - factor
+
+
+def transposed(weight: Tensor) -> Tensor:
+    """The same, in the order in which a product with its transpose is the fastest."""
+    return weight.t().contiguous().t()
+
+
 def rows_of_steps(x: Tensor, steps: Steps) -> list[Numbers]:
     """The rows of each step of x (N, H) or (T, B, H), of any strides."""
     numbers = numbers_of(x.resolve_neg())
@@ -93,7 +112,7 @@ def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) 
     """The rows of each range of `gates`, filled with scale * tanh'(a), computed from the output where it was kept."""
     rows, scale = numbers_of(gates), finite(scale, output)
     kept = output.new_full((), scale)
-    for first, last, chunk in _chunks(ranges, output.shape[1]):
+    for first, last, chunk in chunks(ranges, output.shape[1]):
         y, slope = output[first:last], gates[first:last]
         torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2
         yield from rows_of(rows, chunk)
@@ -103,7 +122,7 @@ def passing(gates: Tensor, output: Tensor, ranges: list[Range]) -> Iterator[Arra
     """The bits of each range of `gates`: all set where relu lets a gradient pass, none where its output is 0."""
     integers = gates.view(INTEGER[gates.element_size()])
     bits = integers.numpy()
-    for first, last, chunk in _chunks(ranges, output.shape[1]):
+    for first, last, chunk in chunks(ranges, output.shape[1]):
         integers[first:last].copy_(output[first:last] <= 0).sub_(1)
         yield from rows_of(bits, chunk)
 
@@ -120,9 +139,18 @@ def step_masks(mask: Mask | None, steps: Steps, like: Tensor) -> Iterator[Any]:
 
 def widened(keep: Tensor, ranges: list[Range], size: int) -> Iterator[Array]:
     """The mask of each range, `size` bytes an element."""
-    for first, last, chunk in _chunks(ranges, keep.shape[1]):
+    for first, last, chunk in chunks(ranges, keep.shape[1]):
         wide = keep[first:last].to(INTEGER[size]).numpy()
         yield from rows_of(wide, chunk, first)
+
+
+def each_row(keep: Tensor, steps: Steps) -> Tensor:
+    """A mask of the sequences (B, H) as one of all rows (N, H), which it may be."""
+    return keep if keep.shape[0] == steps.rows else steps.repeated(keep)
+
+
+def scale_of(mask: Mask | None) -> float:
+    return 1.0 if mask is None else mask.scale
 
 
 def dropped(x: Tensor, keep: Tensor) -> Tensor:
@@ -137,9 +165,43 @@ def row_ranges(x: Tensor, elements: int = CHUNK, least: int = 1) -> list[Range]:
     return [(start, min(start + rows, x.shape[0])) for start in range(0, x.shape[0], rows)]
 
 
-def _chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Range]]]:
+def chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Range]]]:
     """Neighbouring ranges that fit the cache together: their first row, the row after their last, and the ranges."""
-    most = max(1, CHUNK // max(1, width * max((stop - start for start, stop in ranges), default=0)))
+    return _together(ranges, CHUNK // max(1, width))
+
+
+def pieces(ranges: list[Range], width: int) -> list[tuple[int, int, list[Range]]]:
+    """Likewise, of enough rows for a product of them to take the time that it takes as a part of a longer one."""
+    return list(_together(ranges, max(512, 4 * CHUNK // max(1, width))))
+
+
+def alternating(steps: Steps, like: Tensor) -> Iterator[tuple[int, int, list[Range], Tensor]]:
+    """Pieces of a matrix like `like` (N, C), and memory for each; that of the one before is used for the one after."""
+    every = pieces(steps.ranges, like.shape[1])
+    most = max((last - first for first, last, _ in every), default=0)
+    memory = [like.new_empty(most, like.shape[1]) for _ in every[:2]]
+    for i, (first, last, ranges) in enumerate(every):
+        yield first, last, ranges, memory[i % 2][: last - first]
+
+
+def _together(ranges: list[Range], rows: int) -> Iterator[tuple[int, int, list[Range]]]:
+    most = max(1, rows // max(1, max((stop - start for start, stop in ranges), default=0)))
     for i in range(0, len(ranges), most):
         chunk = ranges[i : i + most]
         yield min(chunk[0], chunk[-1])[0], max(chunk[0], chunk[-1])[1], chunk
+
+
+def entering_rows(states: Tensor, initial: Tensor, steps: Steps) -> Callable[[int, int], list[tuple[int, int, Tensor]]]:
+    """A function of the rows [first, last), of whole steps, to the states before them: of some of these rows after another."""
+    if len(steps.runs) > 1:
+        before = steps.before(states, initial)
+        return lambda first, last: [(first, last, before[first:last])]
+    batch, inner = steps.batch, steps.rows - steps.batch
+    offset, of_initial = (batch, inner) if steps.reverse else (-batch, 0)
+
+    def entering(first: int, last: int) -> list[tuple[int, int, Tensor]]:
+        start, stop = max(first, 0 if steps.reverse else batch), min(last, inner if steps.reverse else last)
+        parts = [(start, stop, states[start + offset : stop + offset])] if start < stop else []
+        return [*parts, (of_initial, of_initial + batch, initial)] if first <= of_initial < last else parts
+
+    return entering

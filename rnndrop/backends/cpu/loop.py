@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from types import ModuleType
 
@@ -14,7 +15,8 @@ from ...cell import Cell, Weights
 from ...mask import Mask
 from ...steps import Steps
 from ..base import GateBackend, Gradients, Layer, Masks, Needs, Result, entering
-from . import pointwise, rnn
+from . import gru, lstm, pointwise, rnn
+from .collected import Collected
 from .elements import (
     WIDE,
     Array,
@@ -23,82 +25,58 @@ from .elements import (
     dropped,
     library_of,
     numbers_of,
+    pieces,
     row_ranges,
     rows_of_steps,
     step_masks,
 )
 
-CELLS: dict[str, ModuleType] = {"RNN_TANH": rnn, "RNN_RELU": rnn}
+CELLS: dict[str, ModuleType] = {"RNN_TANH": rnn, "RNN_RELU": rnn, "GRU": gru, "LSTM": lstm}
 
 
 class Cpu(GateBackend):
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
-        # A tensor of its own, which PyTorch may not take for a view of something else.
+        # Tensors of their own, which PyTorch may not take for views of something else.
         result = input.new_empty(*input.shape[:-1], weights.w_hh.shape[1])
         output = result.view(-1, result.shape[-1])
-        if computes_in(input.dtype) == input.dtype:
-            return Result(result, _forward(input, states, weights, masks, steps, cell, output), [])
+        saved = [input.new_empty(output.shape[0], k * output.shape[1]) for k in cell.saved]
+        if _computes_in(input.dtype, cell) == input.dtype:
+            return Result(result, _forward(input, states, weights, masks, steps, cell, output, saved), saved)
         wide = input.float(), [state.float() for state in states], weights.map(Tensor.float)
-        last = _forward(*wide, masks, steps, cell, torch.empty_like(output, dtype=torch.float32), rounded=output)
-        return Result(result, [state.to(input.dtype) for state in last], [])
+        made = [torch.empty_like(x, dtype=torch.float32) for x in (output, *saved)]
+        last = _forward(*wide, masks, steps, cell, made[0], made[1:], rounded=[output, *saved[1:]])
+        if saved:
+            saved[0].copy_(made[1])
+        return Result(result, [state.to(input.dtype) for state in last], saved)
 
     def backward(
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
     ) -> Gradients:
         dtype = layer.input.dtype
-        if computes_in(dtype) == dtype:
-            return super().backward(layer, grad_output, grad_states, needs)
+        if _computes_in(dtype, layer.cell) == dtype:
+            return self._backward(layer, grad_output, grad_states, needs)
         grads = [None if grad is None else grad.float() for grad in (grad_output, *grad_states)]
-        found = super().backward(layer.map(Tensor.float), grads[0], grads[1:], needs)
+        found = self._backward(layer.map(Tensor.float), grads[0], grads[1:], needs)
         return found.map(lambda gradient: gradient.to(dtype))
+
+    def _backward(
+        self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
+    ) -> Gradients:
+        if not layer.saved:
+            return super().backward(layer, grad_output, grad_states, needs)
+        if grad_output is None:
+            grad_output = layer.output.new_zeros(()).expand_as(layer.output)
+        collected = Collected(layer, needs)
+        go_back = partial(CELLS[layer.cell.mode].backward, collected.add)
+        return collected.gradients(_go_back(layer, grad_output, grad_states, go_back))
 
     def gate_gradients(
         self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
-        h_0, steps, cell = layer.states[0], layer.steps.backwards(), CELLS[layer.cell.mode]
-        recurrent, zoneout = layer.masks.get("recurrent"), layer.masks.get("zoneout")
-        weight = _scaled(layer.weights.w_hh, recurrent)
-        gates, grad_h_0, grad_h, product = torch.empty_like(layer.rows), *(h_0.new_empty(h_0.shape) for _ in range(3))
-        of_h_0, of_h, to_earlier, to_earlier_bits = *map(numbers_of, (grad_h_0, grad_h, product)), bits_of(product)
-        of_h_n, add = None if grad_states[0] is None else numbers_of(grad_states[0].resolve_neg()), library_of(gates).add
-
-        def go_back(later: Tensor, size: int, r: Array | None) -> None:
-            """From the gates of a step to the states before it, `to_earlier`."""
-            to_earlier[:size] = 0  # added to, a product takes less time than into nothing
-            (product if size == len(to_earlier) else product[:size]).addmm_(later, weight)
-            if r is not None:
-                np.bitwise_and(to_earlier_bits[:size], r, to_earlier_bits[:size])
-            if zoneout is not None:
-                to_earlier[:size] += of_h[:size]
-
-        later, later_size, later_r, grad_rows = gates[:0], 0, None, grad_h[:0]
-        cell_steps, grads = cell.backward(gates, grad_h, layer, steps), rows_of_steps(grad_output, steps)
-        for a, g, r in zip(cell_steps, grads, step_masks(recurrent, steps, gates), strict=False):
-            size = len(g)
-            if size != later_size:
-                go_back(later, later_size, later_r)
-                of_h_0[size:later_size] = to_earlier[size:later_size]  # these sequences began in the step after this
-                carried = min(size, later_size)
-                add(g[:carried], to_earlier[:carried], out=of_h[:carried])
-                of_h[carried:size] = g[carried:]  # these end here
-                if of_h_n is not None:
-                    of_h[carried:size] += of_h_n[carried:size]
-                grad_rows = grad_h[:size]
-            elif recurrent is not None:
-                go_back(later, size, later_r)
-                add(g, to_earlier[:size], out=of_h[:size])
-            else:
-                if zoneout is None:
-                    of_h[:size] = g
-                else:
-                    of_h[:size] += g
-                grad_rows.addmm_(later, weight)
-            later, later_size, later_r = a, size, r
-        go_back(later, later_size, later_r)
-        of_h_0[:later_size] = to_earlier[:later_size]
-        return gates, [grad_h_0]
+        gates = torch.empty_like(layer.rows)
+        return gates, _go_back(layer, grad_output, grad_states, partial(rnn.backward, gates))
 
     def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
         steps, keep = layer.steps, mask.keep
@@ -135,24 +113,26 @@ def _forward(
     steps: Steps,
     cell: Cell,
     output: Tensor,
-    rounded: Tensor | None = None,
+    saved: Sequence[Tensor],
+    rounded: Sequence[Tensor] = (),
 ) -> list[Tensor]:
-    """The states at the end, (B, H), after all of them have been written to `output` (N, H); with `rounded`, which is of a
-    shorter dtype, what goes on from each step is what was written there."""
-    hidden, recurrent, h_0 = masks.get("hidden"), masks.get("recurrent"), states[0].resolve_neg().contiguous()
-    _project(input, weights, out=output)
+    """The states at the end, (B, H), after all of them have been written to `output` (N, H) and `saved`; with `rounded`, rows
+    (N, H) of a shorter dtype for each state, what goes on from each step is what was written there."""
+    hidden, recurrent, module = masks.get("hidden"), masks.get("recurrent"), CELLS[cell.mode]
+    states = [state.resolve_neg().contiguous() for state in states]
+    h_0, weights = states[0], module.prepared(weights)
+    projecting = _projecting(input, weights, saved[0] if saved else output, steps, at_once=not saved)
     # The hidden mask's scale is folded into the weight, unless a step itself needs what it makes as it is.
-    now, later = (None, hidden) if "zoneout" not in masks and rounded is None else (hidden, None)
+    now, later = (hidden, None) if _passes_by(masks, cell) or rounded else (None, hidden)
     from_h_0 = _scaled(weights.w_hh.t(), recurrent)
     from_h = _scaled(from_h_0, later)
     drop = _dropper(h_0, recurrent)
     h_0_bits, first = bits_of(h_0), steps.runs[-1 if steps.reverse else 0].size
-    h, h_bits, weight, narrow = h_0[:first], h_0_bits[:first], from_h_0, None
-    cell_steps = CELLS[cell.mode].forward(output, h_0, masks, steps, cell, 1.0 if now is None else now.scale)
-    narrows = repeat(None) if rounded is None else steps.split(rounded)
-    for (gates, bits), r, next_narrow in zip(cell_steps, step_masks(recurrent, steps, output), narrows, strict=False):
-        if narrow is not None:
-            h.copy_(narrow.copy_(h))
+    h, h_bits, weight = h_0[:first], h_0_bits[:first], from_h_0
+    cell_steps = module.forward(output, saved, states, masks, steps, cell, 1.0 if now is None else now.scale)
+    rounding = _rounding([output, *saved[1:]], rounded, steps) if rounded else repeat(None)
+    keeps = step_masks(recurrent, steps, output)
+    for (gates, new_h, bits), r, *_ in zip(cell_steps, keeps, rounding, projecting, strict=False):
         if len(bits) == len(h_bits):
             gates.addmm_(drop(h, h_bits, r), weight)
         else:  # some sequences ended, or some begin, from h_0
@@ -160,21 +140,94 @@ def _forward(
             gates[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), weight)
             begin = slice(carried, len(bits))
             gates[begin].addmm_(drop(h_0[begin], h_0_bits[begin], r, carried), from_h_0)
-        h, h_bits, weight, narrow = gates, bits, from_h, next_narrow
-    if narrow is not None:
-        narrow.copy_(h)
+        h, h_bits, weight = new_h, bits, from_h
+    next(rounding)
     if later is not None:
         output *= later.scale
-    return [steps.last(output)]
+    return [steps.last(rows) for rows in (output, *saved[1:])]
 
 
-def _project(input: Tensor, weights: Weights, out: Tensor) -> None:
-    """What goes into the gates (N, G*H) from the input and the biases."""
-    x, bias = input.reshape(-1, input.shape[-1]), weights.bias
-    if bias is None:
-        torch.mm(x, weights.w_ih.t(), out=out)
-    else:
-        torch.addmm(bias, x, weights.w_ih.t(), out=out)
+def _rounding(states: Sequence[Tensor], rounded: Sequence[Tensor], steps: Steps) -> Iterator[None]:
+    """Before each step, and after the last, it rounds what the one before made."""
+    yield
+    for pairs in zip(
+        *(zip(steps.split(x), steps.split(y), strict=True) for x, y in zip(states, rounded, strict=True)), strict=True
+    ):
+        for state, narrow in pairs:
+            state.copy_(narrow.copy_(state))
+        yield
+
+
+def _projecting(input: Tensor, weights: Weights, gates: Tensor, steps: Steps, at_once: bool) -> Iterator[None]:
+    """Before each step, what its gates (N, C*H) have from the input and the biases is there, W_ih's in the last columns."""
+    x, columns = input.reshape(-1, input.shape[-1]), weights.w_ih.shape[0]
+    every = [(0, steps.rows, steps.ranges)] if at_once else pieces(steps.ranges, gates.shape[1])
+    for first, last, ranges in every:
+        out = gates[first:last, -columns:]
+        if weights.b_hh is not None:
+            gates[first:last, : len(weights.b_hh)] = weights.b_hh
+        if weights.b_ih is None:
+            torch.mm(x[first:last], weights.w_ih.t(), out=out)
+        else:
+            torch.addmm(weights.b_ih, x[first:last], weights.w_ih.t(), out=out)
+        yield from repeat(None, len(ranges))
+
+
+def _go_back(
+    layer: Layer,
+    grad_output: Tensor,
+    grad_states: Sequence[Tensor | None],
+    cell_backward: Callable[[Sequence[Tensor], Layer, Steps], Iterator[Tensor]],
+) -> list[Tensor]:
+    """The gradients of the states at the beginning (B, H), after `cell_backward` has had those of the states of each step."""
+    h_0, steps, recurrent = layer.states[0], layer.steps.backwards(), layer.masks.get("recurrent")
+    passes_by = _passes_by(layer.masks, layer.cell)
+    weight = _scaled(CELLS[layer.cell.mode].recurrent_rows(layer.weights.w_hh), recurrent)
+    grad_h_0, grad_h, product = (h_0.new_empty(h_0.shape) for _ in range(3))
+    after_h = [_copy(grad, state) for grad, state in zip(grad_states[1:], layer.states[1:], strict=True)]
+    of_h_0, of_h, to_earlier, to_earlier_bits = *map(numbers_of, (grad_h_0, grad_h, product)), bits_of(product)
+    of_h_n, add = None if grad_states[0] is None else numbers_of(grad_states[0].resolve_neg()), library_of(h_0).add
+
+    def go_back(later: Tensor, size: int, r: Array | None) -> None:
+        """From the gates of a step to the states before it, `to_earlier`."""
+        to_earlier[:size] = 0  # added to, a product takes less time than into nothing
+        (product if size == len(to_earlier) else product[:size]).addmm_(later, weight)
+        if r is not None:
+            np.bitwise_and(to_earlier_bits[:size], r, to_earlier_bits[:size])
+        if passes_by:
+            to_earlier[:size] += of_h[:size]
+
+    later, later_size, later_r, grad_rows = weight.new_empty(0, len(weight)), 0, None, grad_h[:0]
+    cell_steps, grads = cell_backward([grad_h, *after_h], layer, steps), rows_of_steps(grad_output, steps)
+    for a, g, r in zip(cell_steps, grads, step_masks(recurrent, steps, h_0), strict=False):
+        size = len(g)
+        if size != later_size:
+            go_back(later, later_size, later_r)
+            of_h_0[size:later_size] = to_earlier[size:later_size]  # these sequences began in the step after this
+            carried = min(size, later_size)
+            add(g[:carried], to_earlier[:carried], out=of_h[:carried])
+            of_h[carried:size] = g[carried:]  # these end here
+            if of_h_n is not None:
+                of_h[carried:size] += of_h_n[carried:size]
+            grad_rows = grad_h[:size]
+        elif recurrent is not None:
+            go_back(later, size, later_r)
+            add(g, to_earlier[:size], out=of_h[:size])
+        else:
+            if passes_by:
+                of_h[:size] += g
+            else:
+                of_h[:size] = g
+            grad_rows.addmm_(later, weight)
+        later, later_size, later_r = a, size, r
+    go_back(later, later_size, later_r)
+    of_h_0[:later_size] = to_earlier[:later_size]
+    return [grad_h_0, *after_h]
+
+
+def _passes_by(masks: Masks, cell: Cell) -> bool:
+    """Whether part of a state goes to the next past the gates."""
+    return "zoneout" in masks or cell.mode == "GRU"
 
 
 def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Tensor]:
@@ -195,3 +248,13 @@ def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Tensor]:
 
 def _scaled(weight: Tensor, mask: Mask | None) -> Tensor:
     return weight if mask is None else weight * mask.scale
+
+
+def _copy(grad: Tensor | None, state: Tensor) -> Tensor:
+    """A gradient of a state, to be added to."""
+    return torch.zeros_like(state, memory_format=torch.contiguous_format).add_(0 if grad is None else grad)
+
+
+def _computes_in(dtype: torch.dtype, cell: Cell) -> torch.dtype:
+    """A gated cell makes in a step from many numbers one: it rounds only that."""
+    return computes_in(dtype) if cell.columns == 1 or dtype in WIDE else torch.float32

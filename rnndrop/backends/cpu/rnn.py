@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
 
-from ...cell import Cell
-from ...mask import Mask
+from ...cell import Cell, Weights
 from ...steps import Steps
 from ..base import Layer, Masks
 from .elements import (
@@ -21,20 +20,33 @@ from .elements import (
     passing,
     rows_of,
     slopes_of,
-    states_before,
     step_masks,
 )
+from .zone import part, zoning
 
 
-def forward(gates: Tensor, h_0: Tensor, masks: Masks, steps: Steps, cell: Cell, scale: float) -> Iterator[tuple[Tensor, Array]]:
-    """The rows of each step of `gates` (N, H), into which the pre-activations are to go, and their bits; asked for the next,
-    it makes them the states. `scale` is the hidden mask's where it is not multiplied later, else 1."""
+def prepared(weights: Weights) -> Weights:
+    """The weights by which a step makes what it activates; `b_ih` is both biases, `b_hh` what W_hh's part has of its own."""
+    return weights._replace(b_ih=weights.bias, b_hh=None)
+
+
+def recurrent_rows(w_hh: Tensor) -> Tensor:
+    """The rows of W_hh in the order of the columns of gates."""
+    return w_hh
+
+
+def forward(
+    gates: Tensor, saved: Sequence[Tensor], states: Sequence[Tensor], masks: Masks, steps: Steps, cell: Cell, scale: float
+) -> Iterator[tuple[Tensor, Tensor, Array]]:
+    """The rows of each step of `gates` (N, H), into which the pre-activations are to go, the rows of the states, here the same,
+    and their bits; asked for the next, it makes the states. `scale` is the hidden mask's where it is not multiplied later, else
+    1."""
+    (h_0,) = states
     activate, bitwise_and, ranges = activation_of(cell.activation, gates), np.bitwise_and, steps.ranges
-    zoneout = masks.get("zoneout")
-    zone = None if zoneout is None else _zone(gates, h_0, zoneout, steps)
+    zone = zoning(gates, h_0, masks.get("zoneout"), steps)
     rows = steps.split(gates), rows_of(numbers_of(gates), ranges), rows_of(bits_of(gates), ranges)
     for tensor, numbers, bits, keep in zip(*rows, step_masks(masks.get("hidden"), steps, gates), strict=False):
-        yield tensor, bits
+        yield tensor, tensor, bits
         activate(numbers, numbers)
         if keep is not None:
             bitwise_and(bits, keep, bits)
@@ -44,27 +56,11 @@ def forward(gates: Tensor, h_0: Tensor, masks: Masks, steps: Steps, cell: Cell, 
             next(zone)
 
 
-def _zone(gates: Tensor, h_0: Tensor, mask: Mask, steps: Steps) -> Iterator[None]:
-    """Asked for the next, it puts the states before a step in place of those that zoneout drops, or takes the expectation."""
-    if mask.is_expectation:
-        for states, before in states_before(numbers_of(gates), numbers_of(h_0), steps.ranges):
-            states *= 1 - mask.scale
-            states += mask.scale * before
-            yield
-        return
-    of_bits = states_before(bits_of(gates), bits_of(h_0), steps.ranges)
-    for (states, before), keep in zip(of_bits, step_masks(mask, steps, gates), strict=True):
-        states ^= before
-        states &= keep
-        states ^= before
-        yield
-
-
-def backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
+def backward(gates: Tensor, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Tensor]:
     """The rows of each step of `gates` (N, H); asked for the next, it writes their gradient, from that of the step's states in
-    the first rows of `grad_h` (B, H), and leaves there, if there is zoneout, what goes to the states before past the gates.
+    the first rows of `grads` (B, H), and leaves there, if there is zoneout, what goes to the states before past the gates.
     `steps` stand in the order of the backward pass."""
-    return (_relu_backward if layer.cell.activation == "relu" else _tanh_backward)(gates, grad_h, layer, steps)
+    return (_relu_backward if layer.cell.activation == "relu" else _tanh_backward)(gates, grads[0], layer, steps)
 
 
 def _tanh_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
@@ -78,7 +74,7 @@ def _tanh_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) ->
         if keep is not None:
             bitwise_and(bits, keep, bits)
         if zone is not None:
-            _part(bits, bits_of(grad_h), zone)
+            part(bits, bits_of(grad_h), zone)
 
 
 def _relu_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Tensor]:
@@ -93,10 +89,4 @@ def _relu_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) ->
         if hidden is not None:
             numbers *= scale
         if zone is not None:
-            _part(bits, grads, zone)
-
-
-def _part(bits: Array, grads: Array, keep: Array) -> None:
-    """Leaves in `bits` the gradients of what zoneout kept, in `grads` those of the others."""
-    bits &= keep
-    grads[: len(bits)] &= ~keep
+            part(bits, grads, zone)
