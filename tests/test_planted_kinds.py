@@ -36,8 +36,8 @@ def test_the_outputs_mask_on_the_last_state_too(monkeypatch):
     original = base.RNNBase._with_dropout
 
     def planted(self, *args):
-        output, h_n = original(self, *args)
-        return output, torch.cat([h_n[:-1], torch.where(output[-1:] == 0, 0, h_n[-1:])])
+        output, (h_n,) = original(self, *args)
+        return output, [torch.cat([h_n[:-1], torch.where(output[-1:] == 0, 0, h_n[-1:])])]
 
     monkeypatch.setattr(base.RNNBase, "_with_dropout", planted)
     for others in ({}, INSIDE):
@@ -55,20 +55,20 @@ def test_a_mask_of_the_input_for_each_direction(monkeypatch):
     """The reverse direction reads another input than the forward one."""
     layer = base.RNNBase._layer
 
-    def planted(self, x, initial, weights, dropouts, masks, both, strategy):
+    def planted(self, x, initial, weights, dropouts, masks, steps, strategy):
         if masks is None or masks.layer or not dropouts.input_dropout:
-            return layer(self, x, initial, weights, dropouts, masks, both, strategy)
+            return layer(self, x, initial, weights, dropouts, masks, steps, strategy)
         outputs, states = [], []
-        for d, steps in enumerate(both):
+        for d, each in enumerate((steps, steps.backwards())):
             keep, scale = masks._replace(layer=0, direction=d).outside("input", dropouts, x[..., 0].numel(), x.shape[-1])
             mine = x if d == 0 else x * (keep != 0).view(x.shape) * scale
             one = masks._replace(direction=d)
             output, last = rnndrop.layer.recurrent_layer(
-                mine, [initial[d]], weights[d], dropouts, one, steps, self.cell, strategy
+                mine, [initial[0][d]], weights[d], dropouts, one, each, self.cell, strategy
             )
             outputs.append(output)
             states.append(last[0])
-        return torch.cat(outputs, -1), torch.stack(states)
+        return torch.cat(outputs, -1), [torch.stack(states)]
 
     monkeypatch.setattr(base.RNNBase, "_layer", planted)
     kinds(**INSIDE)  # which the plan above leaves as it is
