@@ -117,7 +117,7 @@ def test_on_average_it_drops_what_dropout_drops():
 
 # PyTorch's own inputs.
 
-PAIRS = {nn.RNN: rnndrop.RNN, nn.RNNCell: rnndrop.RNNCell}
+PAIRS = {getattr(nn, name): getattr(rnndrop, name) for cell in ("RNN", "GRU", "LSTM") for name in (cell, f"{cell}Cell")}
 RATES = [dict(), dict(hidden_dropout=0.25, recurrent_dropout=0.5)]
 
 
@@ -131,7 +131,7 @@ def infos():
 def test_inputs_of_torch(info, dtype, training):
     options = dict(device="cpu", dtype=dtype, requires_grad=True, training=training)
     samples = info.module_inputs_func(info, **options)
-    if info.module_cls is nn.RNN:
+    if issubclass(info.module_cls, nn.RNNBase):
         samples += info.module_inputs_func(info, with_packed_sequence=True, **options)
     assert samples
     dropped = 0
@@ -153,8 +153,9 @@ def test_inputs_of_torch(info, dtype, training):
 
 def flat(outputs):
     """The tensors of a cell's or a layer's outputs."""
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return [y.data if isinstance(y, nn.utils.rnn.PackedSequence) else y for y in outputs]
+    if isinstance(outputs, nn.utils.rnn.PackedSequence):
+        return [outputs.data]
+    return [y for part in outputs for y in flat(part)] if isinstance(outputs, tuple) else [outputs]
 
 
 @pytest.mark.parametrize("info", infos())
