@@ -48,7 +48,8 @@ def sigmoid_backward(grad, y):
 
 @triton.jit
 def sigmoid(x):
-    """exp2's argument is rounded, so the relative error grows with -x. NaN stays NaN, and neither end overflows to it."""
+    """Relative error within 2**-22, and 2**-23 more for each unit that x is below 0, where exp2's argument is rounded; on a GPU
+    exp2 and the quotient add theirs (2**-22.5 and 2 units). NaN stays NaN, and neither end overflows to it."""
     return 1.0 / (tl.exp2(x * -1.4426950408889634) + 1.0)  # exp(-x), up to infinity, whose quotient is 0
 
 

@@ -50,9 +50,12 @@ from .split_product import as_operand, of_four_gates, of_state, tile_of_rows, ti
 
 
 @triton.jit
-def block_of_gate(gate, CELL: tl.constexpr):
-    """Which rows of W_hh make a column of gates: a GRU has hn first and last in its weights."""
-    return gate if CELL == "LSTM" else (gate + 2) % 3
+def row_of_weight(gate_column, CELL: tl.constexpr, WIDTH: tl.constexpr):
+    """Which row of W_hh makes a column of gates: a GRU has hn first there and last in its weights."""
+    if CELL == "LSTM":
+        return gate_column
+    else:
+        return tl.where(gate_column < WIDTH, gate_column + 2 * WIDTH, gate_column - WIDTH)
 
 
 @triton.jit
@@ -71,7 +74,7 @@ def load_gates_slice(
     for i in tl.static_range(tl.cdiv(WIDTH, CHUNK)):
         n, k = tile_of_rows(i, 4 * SLICE, CHUNK // WARPS, WARPS, NEAR)
         gate, column = n // SLICE, tl.program_id(0) * SLICE + n % SLICE
-        at = (block_of_gate(gate, CELL) * WIDTH + column) * WIDTH + k
+        at = row_of_weight(gate * WIDTH + column, CELL, WIDTH) * WIDTH + k
         x = tl.load(w_hh_ptr + at, mask=(gate < GATES) & (column < WIDTH) & (k < WIDTH), other=0.0)
         chunks += (tl.permute(as_operand(x, NEAR), (0, 2, 1)),)
     return chunks
@@ -79,24 +82,17 @@ def load_gates_slice(
 
 @triton.jit
 def load_state_slice(
-    w_hh_ptr,
-    CELL: tl.constexpr,
-    GATES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    SLICE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    WARPS: tl.constexpr,
+    w_hh_ptr, GATES: tl.constexpr, WIDTH: tl.constexpr, SLICE: tl.constexpr, CHUNK: tl.constexpr, WARPS: tl.constexpr
 ):
-    """This program's columns of W_hh, as `times_slice` takes them."""
+    """This program's columns of W_hh, of the rows of all gates, as `times_slice` takes them; from W_hh.T."""
     NEAR: tl.constexpr = 32 // w_hh_ptr.dtype.element_ty.primitive_bitwidth
     chunks = ()
     for i in tl.static_range(tl.cdiv(GATES * WIDTH, CHUNK)):
         n, k = tile_of_rows(i, SLICE, CHUNK // WARPS, WARPS, NEAR)
-        n, k = tl.permute(n, (5, 0, 1, 2, 3, 4)), tl.permute(k, (5, 0, 1, 2, 3, 4))
-        column = tl.max_contiguous(tl.program_id(0) * SLICE + n, [1, 1, 1, 1, 1, 1])
-        at = (block_of_gate(k // WIDTH, CELL) * WIDTH + k % WIDTH) * WIDTH + column
+        column = tl.program_id(0) * SLICE + n
+        at = column * (GATES * WIDTH) + k
         x = tl.load(w_hh_ptr + at, mask=(column < WIDTH) & (k < GATES * WIDTH), other=0.0)
-        chunks += (tl.permute(as_operand(tl.permute(x, (1, 2, 3, 4, 5, 0)), NEAR), (0, 2, 1)),)
+        chunks += (tl.permute(as_operand(x, NEAR), (0, 2, 1)),)
     return chunks
 
 
@@ -191,7 +187,6 @@ def forward_kernel(
     WIDTH: tl.constexpr,  # H, or the next multiple of 4
     SLICE: tl.constexpr,
     CHUNK: tl.constexpr,
-    AHEAD: tl.constexpr,
     WARPS: tl.constexpr,
 ):
     """Phases begin ... end-1: phase p > 0 is the p-th step taken, phase 0 makes what enters W_hh there, for an exchange.
@@ -253,7 +248,7 @@ def forward_kernel(
             if tile == group:
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
 
-            total = times_slice(source_ptr + b * WIDTH, size - b, w, WIDTH, WIDTH, AHEAD, PRECISION)
+            total = times_slice(source_ptr + b * WIDTH, size - b, w, WIDTH, WIDTH, PRECISION)
             first, second, third, fourth = of_four_gates(total)
             first, second = clear_padding(first, column, H, WIDTH), clear_padding(second, column, H, WIDTH)
             third, fourth = clear_padding(third, column, H, WIDTH), clear_padding(fourth, column, H, WIDTH)
@@ -315,7 +310,7 @@ def backward_kernel(
     carried_0_ptr,  # (B, WIDTH), the first c of an LSTM, h of a GRU
     carried_ptr,  # (N, WIDTH), the same at each step
     gates_ptr,  # (N, 4 * WIDTH)
-    w_hh_ptr,  # (GATES * WIDTH, WIDTH)
+    w_hh_ptr,  # (WIDTH, GATES * WIDTH), transposed, the gates as those of a gradient
     hidden_ptr,  # (N or B, ceil(H/32)) int32, or None
     recurrent_ptr,  # the same
     candidate_ptr,  # the same
@@ -349,7 +344,6 @@ def backward_kernel(
     WIDTH: tl.constexpr,  # H, or the next multiple of 4
     SLICE: tl.constexpr,
     CHUNK: tl.constexpr,
-    AHEAD: tl.constexpr,
     WARPS: tl.constexpr,
 ):
     """Phases begin ... end-1: phase p < T is the step that forward took p steps before its last, phase T has only gradients
@@ -362,7 +356,7 @@ def backward_kernel(
     group, groups = tl.program_id(1), tl.num_programs(1)
     row, column = tl.arange(0, 16)[:, None], tl.program_id(0) * SLICE + tl.arange(0, SLICE)[None, :]
     at, mine = row * WIDTH + column, column < WIDTH
-    w = load_state_slice(w_hh_ptr, CELL, GATES, WIDTH, SLICE, CHUNK, WARPS)
+    w = load_state_slice(w_hh_ptr, GATES, WIDTH, SLICE, CHUNK, WARPS)
     barrier_ptr += group * 16
 
     for phase in range(begin, end):
@@ -396,7 +390,7 @@ def backward_kernel(
                 grid_barrier_wait(barrier_ptr, (phase - begin) * tl.num_programs(0))
 
             source_ptr = grad_gates_ptr + (start_after + b) * 4 * WIDTH
-            total = times_slice(source_ptr, size_after - b, w, GATES * WIDTH, 4 * WIDTH, AHEAD, PRECISION)
+            total = times_slice(source_ptr, size_after - b, w, GATES * WIDTH, 4 * WIDTH, PRECISION)
             grad_h = dropped(of_state(total), keeps(recurrent, column), recurrent_scale)
             grad_h = tl.where(following & (column < H), grad_h, 0.0)
             if passing_h_ptr is not None:
@@ -568,7 +562,7 @@ def backward(
             "carried_0_ptr": dense(padded(first, plan.width)),
             "carried_ptr": dense(padded(carried, plan.width)),
             "gates_ptr": gates,
-            "w_hh_ptr": _padded_weight(w_hh, plan.width),
+            "w_hh_ptr": _transposed_weight(w_hh, plan.width, cell),
             "zoneout_ptr": zoneout_bits,
             "cell_zoneout_ptr": cell_zoneout_bits,
             "passing_h_ptr": torch.empty_like(grad_0[0], dtype=torch.float32) if h_passes else None,
@@ -582,7 +576,6 @@ def backward(
     return _cropped_gates(grad_gates, H), [cropped(grad, H) for grad in grad_0]
 
 
-REGISTERS_AHEAD = 64  # of a thread, for rows that a product has asked for; a chunk of them takes chunk * itemsize / (4 * slice)
 SCALED = "hidden", "recurrent", "candidate", "cell"  # kinds whose mask has a scale, per step or per sequence
 
 
@@ -615,7 +608,6 @@ def _plan(
         "WIDTH": plan.width,
         "SLICE": plan.slice,
         "CHUNK": plan.chunk,
-        "AHEAD": max(1, REGISTERS_AHEAD * 4 * plan.slice // (plan.chunk * data.dtype.itemsize)),
         "WARPS": plan.warps,
         "num_warps": plan.warps,
         "num_stages": 1,  # Triton's pipeliner would load the next tile's h before its programs have met
@@ -639,3 +631,11 @@ def _padded_weight(w_hh: Tensor, width: int) -> Tensor:
     """w_hh (gates * H, H) as (gates * width, width)."""
     H = w_hh.shape[-1]
     return dense(padded(w_hh.unflatten(0, (-1, H)), width, width).flatten(0, 1))
+
+
+def _transposed_weight(w_hh: Tensor, width: int, cell: str) -> Tensor:
+    """w_hh (gates * H, H) as (width, gates * width), a GRU's gates as n, r, z."""
+    H = w_hh.shape[-1]
+    if cell == "GRU":
+        w_hh = torch.cat([w_hh[2 * H :], w_hh[: 2 * H]])
+    return _padded_weight(w_hh, width).t().contiguous()

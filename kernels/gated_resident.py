@@ -145,7 +145,8 @@ def rows_of_step(offsets_ptr, t, T, B):
 @triton.jit
 def state_before(states_ptr, initial_ptr, start, rows, row, WIDTH: tl.constexpr):
     """Where rows have the state before a step: in the `rows` rows from `start`, or in the first of all."""
-    return tl.where(row < rows, states_ptr + (start + row) * WIDTH, initial_ptr + row * WIDTH)
+    pointers = tl.where(row < rows, states_ptr + (start + row) * WIDTH, initial_ptr + row * WIDTH)
+    return tl.multiple_of(pointers, [8] * 6)  # bytes; else the choice hides it, and a lane loads its four columns one by one
 
 
 RUNTIME = ["T", "B", "input_step", "input_row", "grad_step", "grad_row"]

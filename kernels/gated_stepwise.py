@@ -290,7 +290,7 @@ def forward(
         state = torch.empty_like(states[0]) if "recurrent" in masks or (reverse and sizes is not None) else None
         launch = _Launch(masks, steps, H, cell)
         tensors = {
-            "x_ptr": input_projection.contiguous(),
+            "x_ptr": dense(input_projection),
             "product_ptr": product,
             "b_hn_ptr": dense(b_hn),
             "h_0_ptr": states[0],
@@ -352,14 +352,14 @@ def backward(
             return output.new_empty((B, H), dtype=torch.float32) if needed else None
 
         tensors = {
-            "grad_output_ptr": grad_output.contiguous(),
+            "grad_output_ptr": dense(grad_output),
             "grad_h_n_ptr": dense(grad_states[0]),
             "grad_c_n_ptr": None if gru else dense(grad_states[1]),
             "h_0_ptr": dense(states[0]),
             "c_0_ptr": None if gru else dense(states[1]),
-            "output_ptr": output.contiguous(),
-            "gates_ptr": saved[0].contiguous(),
-            "c_ptr": None if gru else saved[1].contiguous(),
+            "output_ptr": dense(output),
+            "gates_ptr": dense(saved[0]),
+            "c_ptr": None if gru else dense(saved[1]),
             "grad_gates_ptr": grad_gates,
             "grad_h_0_ptr": begun[0],
             "grad_c_0_ptr": None if gru else begun[1],

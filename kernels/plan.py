@@ -23,6 +23,7 @@ ROWS = 16  # of a batch tile, as the tensor cores take them
 # A program takes its batch tiles one after the other. With more than this many waves of them the time goes into products,
 # which the library does faster than a program that also has a recurrence to keep.
 WAVES = 8
+GATED_REGISTERS = 144
 MOST_REGISTERS = 128  # that W_hh may take of a thread; the rest, of 255, is for everything else
 
 
@@ -225,15 +226,18 @@ def plan_gated_resident(
     on_chip = weight + shared
     if device.warp_size == 64:  # AMD: W_hh passes through shared memory on its way to the registers, one gate after the other
         shared = max(shared, weight // GATES[cell])
+    elif device.triton_version < (3, 7):  # keeps W_hh there for all steps; the rest is at most this
+        shared = weight + ROWS * columns * dtype.itemsize * 5 // 2
     registers = weight // (warps * 32 * 4)
     reason = _unfit(dtype, device)
     if not reason and registers > MOST_REGISTERS:
         reason = (
             f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {MOST_REGISTERS} leave room for the rest"
         )
-    if not reason and device.warp_size == 32:  # a thread of AMD's has 512 registers
-        crowding = _crowding(registers, cell, _width(H) < columns, _copies(dtype, tf32, device) == 2, extras)
-        if crowding:
+    if not reason and device.warp_size == 64 and warps == 8:
+        reason = f"W_hh of H = {H}, {dtype}, leaves too few of the 256 registers that a thread of 8 wavefronts has"
+    elif not reason and device.warp_size == 32:
+        if crowding := _crowding(H, dtype, registers, _copies(dtype, tf32, device), extras):
             reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: no room for {crowding}"
     if not reason and shared > device.max_shared_mem:
         reason = f"H = {H}, {dtype}, needs {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
@@ -250,16 +254,22 @@ def plan_gated_resident(
     )
 
 
-def _crowding(registers: int, cell: str, padded: bool, twice: bool, extras: Extras) -> str:
-    """What would spill beside the weight of a GRU or an LSTM, or "". `twice`: exact fp32, whose operands are two numbers each."""
+def _crowding(H: int, dtype: torch.dtype, registers: int, copies: int, extras: Extras) -> str:
+    """What would spill on NVIDIA's GPUs beside the weight of a GRU or an LSTM of so many registers, or ""."""
+    padded = _width(H) < max(16, _power_of_2(H))
     zoneouts = " and ".join(kind for kind in extras.kinds if "zoneout" in kind)
-    if cell == "LSTM" and registers == MOST_REGISTERS:
-        most = 1 if padded else 2 if extras.packed else 4  # masks
-        if twice:
+    if registers == MOST_REGISTERS:
+        if copies == 2:
             return "the operands of exact fp32"
-        if zoneouts or len(extras.kinds) > most:
-            return zoneouts or f"more than {most} masks" + " of sequences of different lengths" * extras.packed
-    elif registers >= 96 and zoneouts and (twice or (padded and extras.packed)):
+        if zoneouts:
+            return zoneouts
+        if extras.packed:
+            most = 1 if padded or dtype == torch.float32 else 2
+        else:
+            most = 1 if padded else len(extras.kinds)
+        if len(extras.kinds) > most:
+            return f"{len(extras.kinds)} masks" + " of sequences of different lengths" * extras.packed
+    elif registers >= 96 and (copies == 2 or (padded and extras.packed)):
         return zoneouts
     return ""
 
@@ -304,11 +314,15 @@ def plan_gated_cooperative(
     column."""
     reason = _unfit(dtype, device)
     copies = _copies(dtype, tf32, device)
+    warps = 8 * 32 // device.warp_size
     for slice in () if reason else (16, 8):
-        warps, slices = ROWS * slice // device.warp_size, _ceil_div(H, slice)
-        chunk, shared = _gated_chunk(H, slice, warps, dtype, copies)
-        if shared > device.max_shared_mem:
-            reason = f"{slice} columns need {shared} bytes of shared memory, a multiprocessor has {device.max_shared_mem}"
+        slices = _ceil_div(H, slice)
+        chunk = _gated_chunk(H, warps, dtype)
+        weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
+        registers = weight // (warps * device.warp_size * 4)
+        shared = warps * ROWS * 4 * slice * 4
+        if registers > GATED_REGISTERS:
+            reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {GATED_REGISTERS} leave room for the rest"
         elif slices > device.num_sms:
             reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
         else:
@@ -317,15 +331,13 @@ def plan_gated_cooperative(
     return CooperativePlan(0, 0, 0, 0, 0, 0, 0, 0, reason)
 
 
-def _gated_chunk(H: int, slice: int, warps: int, dtype: torch.dtype, copies: int) -> tuple[int, int]:
-    """The chunk of W_hh.T that pads it least, the largest of several, and the bytes of shared memory: the slice of four
-    gates, and the larger of a chunk of a batch tile's h and the warps' sums, which meet there."""
+def _gated_chunk(H: int, warps: int, dtype: torch.dtype) -> int:
+    """The chunk of W_hh.T that pads it least, the largest of several."""
     smallest = 16 * warps  # 16 for each warp, as the tensor cores take them
-    largest = (64 if dtype != torch.float32 else 16) * slice  # with more, registers spill
-    chunks = [chunk for chunk in (smallest << n for n in range(8)) if chunk <= largest]
-    chunk = min(chunks, key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk))
-    weight = 4 * slice * _ceil_div(H, chunk) * chunk * copies * dtype.itemsize
-    return chunk, weight + max(ROWS * chunk * dtype.itemsize, warps * ROWS * 4 * slice * 4)
+    largest = 1024 // dtype.itemsize  # 16 registers a thread for the rows' elements
+    return min(
+        (smallest << n for n in range(3) if smallest << n <= largest), key=lambda chunk: (_ceil_div(H, chunk) * chunk, -chunk)
+    )
 
 
 def _chunk(H: int, slice: int, dtype: torch.dtype, copies: int, limit: int) -> tuple[int, int]:

@@ -51,26 +51,13 @@ def load_rows(source_ptr, rows, i, LENGTH: tl.constexpr, STRIDE: tl.constexpr, P
 
 
 @triton.jit
-def times_slice(
-    source_ptr,
-    rows,
-    w,  # a tuple of (WARPS, PART, N)
-    LENGTH: tl.constexpr,
-    STRIDE: tl.constexpr,
-    AHEAD: tl.constexpr,  # chunks whose rows are asked for before they are multiplied
-    PRECISION: tl.constexpr,
-):
-    """The warps' sums, (WARPS, 16, N)."""
+def times_slice(source_ptr, rows, w, LENGTH: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr):
+    """The warps' sums, (WARPS, 16, N), of the first so many of 16 rows with w, a tuple of chunks (WARPS, PART, N)."""
     WARPS: tl.constexpr = w[0].shape[0]
     PART: tl.constexpr = w[0].shape[1]
     total = tl.zeros([WARPS, 16, w[0].shape[2]], tl.float32)
-    asked = ()
-    for i in tl.static_range(min(AHEAD, len(w))):
-        asked += (load_rows(source_ptr, rows, i, LENGTH, STRIDE, PART, WARPS),)
     for i in tl.static_range(len(w)):
-        if i + AHEAD < len(w):
-            asked += (load_rows(source_ptr, rows, i + AHEAD, LENGTH, STRIDE, PART, WARPS),)
-        total = multiply(asked[i], w[i], total, PRECISION)
+        total = multiply(load_rows(source_ptr, rows, i, LENGTH, STRIDE, PART, WARPS), w[i], total, PRECISION)
     return total
 
 

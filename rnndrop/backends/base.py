@@ -140,8 +140,7 @@ class GateBackend(Backend):
         b_hh = None
         if needs.b_hh:
             b_hh = of_w_hh.sum(0) if apart or b_ih is None else b_ih.clone()
-        if apart:  # from the order of gates into that of the weights
-            w_hh, b_hh = (None if gradient is None else gradient.roll(-columns, 0) for gradient in (w_hh, b_hh))
+        w_hh, b_hh = (None if gradient is None else in_order(gradient, layer) for gradient in (w_hh, b_hh))
         return Gradients(
             (of_w_ih @ layer.weights.w_ih).view(layer.input.shape) if needs.input else None,
             of_w_ih.t() @ x if needs.w_ih else None,
@@ -162,6 +161,11 @@ class GateBackend(Backend):
             return gates.t() @ layer.steps.before(layer.rows, layer.states[0])
         (later, earlier), (first, initial) = ((gates[rows], entered) for rows, entered in entering(layer))
         return (later.t() @ earlier).addmm_(first.t(), initial)
+
+
+def in_order(x: Tensor, layer: Layer) -> Tensor:
+    """x, a row for each of W_hh's in the order of gates, in that of W_hh itself."""
+    return x.roll(-layer.weights.w_hh.shape[-1], 0) if layer.cell.columns > layer.cell.gates else x
 
 
 def filled(values: Sequence[Any], flags: Sequence[bool], new: Sequence[Tensor]) -> list[Any]:

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rnndrop.kernels.activation import relu, tanh_for_dtype, tanh_hardware
+from rnndrop.kernels.activation import relu, sigmoid_backward, sigmoid_for_dtype, tanh_for_dtype, tanh_hardware
 from tests.tolerances import EPSILON
 from tests.triton_driver import backend
 
@@ -14,6 +14,14 @@ def apply_kernel(x, y, n, NONLINEARITY: tl.constexpr, DTYPE: tl.constexpr, BLOCK
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     a = tl.load(x + i, mask=i < n)
     tl.store(y + i, relu(a) if NONLINEARITY == "relu" else tanh_for_dtype(a, DTYPE, "exact"), mask=i < n)
+
+
+@triton.jit
+def sigmoid_kernel(x, y, slope, n, DTYPE: tl.constexpr, HOW: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    made = sigmoid_for_dtype(tl.load(x + i, mask=i < n), DTYPE, HOW)
+    tl.store(y + i, made, mask=i < n)
+    tl.store(slope + i, sigmoid_backward(1.0, made), mask=i < n)
 
 
 @triton.jit
@@ -52,6 +60,40 @@ def test_tanh_within_two_units_everywhere(device):
     assert error.max() <= 2, (x[error.argmax()], error.max())
     assert np.abs(y).max() <= 1
     assert (np.sign(y) == np.sign(x.numpy())).all()
+
+
+def sigmoid(x, how, device):
+    """It and its slope, in float64."""
+    x = x.to(device)
+    y, slope = torch.empty_like(x), torch.empty_like(x)
+    sigmoid_kernel[(triton.cdiv(len(x), 4096),)](x, y, slope, len(x), tl.float32, how, BLOCK=4096)
+    return y.double().cpu(), slope.double().cpu()
+
+
+def test_sigmoid(device):
+    """The relative error is within 2**-22, and 2**-23 more for each unit that x is below 0."""
+    x = every_size()
+    y, slope = sigmoid(x, "exact", device)
+    exact = torch.sigmoid(x.double())
+    number = exact > 2.0**-126  # below, results have fewer bits, and then none
+    error = ((y - exact).abs() / exact / (2 + x.double().clamp(max=0).neg()))[number]
+    assert error.max() <= 2**-23, (x[number][error.argmax()], error.max())
+    assert (y[~number] <= 2.0**-125).all() and y.max() <= 1 and y.min() >= 0
+    assert ((slope - exact * (1 - exact)).abs() <= 2.0**-23).all()
+
+
+def test_sigmoid_at_the_ends(device):
+    x = torch.tensor([float("inf"), float("-inf"), float("nan"), 0.0, -0.0, 3e38, -3e38])
+    y, _ = sigmoid(x, "exact", device)
+    torch.testing.assert_close(y, torch.sigmoid(x.double()), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.skipif(backend() == "interpreter", reason="an instruction of NVIDIA's GPUs")
+def test_sigmoid_in_one_instruction(device):
+    """Its error is absolute: half of tanh's."""
+    x = every_size()
+    y, _ = sigmoid(x, "hardware", device)
+    assert (y - torch.sigmoid(x.double())).abs().max() <= 2**-11.9 and y.min() >= 0 and y.max() <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

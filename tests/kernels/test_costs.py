@@ -58,6 +58,27 @@ def test_resident(direction, limit, tensors, driver):
     assert c["read once"] >= H * H * 2
 
 
+@pytest.mark.parametrize(
+    "cell, gates, direction, limit, tensors",
+    [
+        ("LSTM", 4, "forward", 450, 4),
+        ("LSTM", 4, "backward", 580, 6),
+        ("GRU", 3, "forward", 365, 3),
+        ("GRU", 3, "backward", 475, 6),
+    ],
+)
+def test_gated_resident(cell, gates, direction, limit, tensors, driver):
+    """As `test_resident`: x, or grad, the gates and the state before; no W_hh, which a launch reads once whatever T."""
+    H, tile = 128, 16 * 128 * 2
+    c = counted(f"resident {cell} {direction} H={H}", torch.bfloat16, driver)
+    assert c["instructions"] <= limit and c["barriers"] <= 2 * (1 if direction == "forward" else gates)
+    assert c["conflicts"] == 0 and c["launches"] == 1
+    written = 4 if direction == "backward" else 6 if cell == "LSTM" else 5  # the gates; forward the output and the cell state
+    assert c["written"] == c["sectors written"] * 32 == written * tile
+    assert tensors * tile < c["read"] <= tensors * tile + 2 * tile // 4 and c["sectors read"] * 32 <= c["read"]
+    assert 0 <= c["read once"] - gates * H * H * 2 <= 3 * tile
+
+
 @pytest.mark.parametrize("H", [512, 1024])
 @pytest.mark.parametrize("direction, tensors", [("forward", 1), ("backward", 2)])
 def test_cooperative(direction, tensors, H, driver):

@@ -8,10 +8,12 @@ import types
 import pytest
 import torch
 
+from rnndrop.backends.triton import GATED_RECURRENCES
 from rnndrop.kernels import (
     activation_dropout,
     apply_mask,
     cooperative,
+    gated_cell,
     launch,
     packed_mask,
     resident,
@@ -196,6 +198,12 @@ def _everything_launched():
     for module in (sequences.resident, cooperative, stepwise):
         yield lambda module=module: module.forward(x, x[0], w, masks, cell="RNN_TANH")
         yield lambda module=module: module.backward(x, None, x, w, masks, cell="RNN_TANH")
+    h, gates, w_hh = x[0], torch.empty(3, 2, 256, device="meta"), torch.empty(256, 64, device="meta")
+    for module in GATED_RECURRENCES.values():
+        yield lambda module=module: module.forward(gates, [h, h], w_hh, masks, cell="LSTM")
+        yield lambda module=module: module.backward(x, [None, h], [h, h], x, [gates, x], w_hh, masks, cell="LSTM")
+    yield lambda: gated_cell.forward(gates[0], gates[0], h, seed, {}, cell="LSTM")
+    yield lambda: gated_cell.backward([h, h], gates[0], h, h, seed, {}, cell="LSTM")
 
 
 def test_every_launch_is_on_the_device_of_its_tensors(monkeypatch):
@@ -216,7 +224,7 @@ def test_every_launch_is_on_the_device_of_its_tensors(monkeypatch):
     recorder = Recorder(current)
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
     monkeypatch.setattr(launch, "_facts", facts)
-    for module in (activation_dropout, resident, cooperative, stepwise):
+    for module in (activation_dropout, resident, cooperative, stepwise, gated_cell, *GATED_RECURRENCES.values()):
         monkeypatch.setattr(module, "forward_kernel", recorder)
         monkeypatch.setattr(module, "backward_kernel", recorder)
     monkeypatch.setattr(packed_mask, "packed_mask_kernel", recorder)

@@ -5,7 +5,17 @@ import torch
 
 from rnndrop.kernels.activation import way_of_tanh
 from rnndrop.kernels.launch import A100, Device
-from rnndrop.kernels.plan import PLAIN, WAVES, Extras, choose, plan_cooperative, plan_resident, refusal, takes_both_directions
+from rnndrop.kernels.plan import (
+    PLAIN,
+    WAVES,
+    Extras,
+    choose,
+    plan_cooperative,
+    plan_gated_resident,
+    plan_resident,
+    refusal,
+    takes_both_directions,
+)
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 H100 = Device(132, 232448, capability=90)
@@ -84,6 +94,38 @@ def test_what_takes_registers_beside_a_weight_that_has_all_it_may(extras, words)
         assert not plan_resident(H, 16, FP32, H100, tf32=True, extras=extras).reason
     assert not any(plan_resident(H, 16, BF16, H100, extras=extras).reason for H in (128, 256))
     assert not plan_resident(64, 16, FP32, H100, extras=extras).reason
+
+
+def test_gated_resident():
+    def plan(H, dtype=BF16, device=A100, cell="LSTM", kinds=(), packed=False, tf32=False):
+        return plan_gated_resident(H, 33, dtype, device, cell=cell, tf32=tf32, extras=Extras(kinds, packed))
+
+    both, every = ("hidden", "recurrent"), ("hidden", "recurrent", "cell", "candidate")
+    zoneouts = ("zoneout", "cell_zoneout")
+    assert plan(100) == (16, 100, 128, 1, 8, 3, 4 * 128 * 128 * 2 + 16 * 128 * 2, 4096, "")
+    assert plan(100, cell="GRU").on_chip == 3 * 128 * 128 * 2 + 16 * 128 * 2
+    for device in (A100, H100, RTX3090, RTX5090):
+        for cell in ("LSTM", "GRU"):
+            assert not plan(128, device=device, cell=cell, kinds=both).reason
+            assert not plan(128, device=device, cell=cell, kinds=both, packed=True).reason
+            assert not plan(64, device=device, cell=cell, kinds=(*every, *zoneouts), packed=True).reason
+            assert not plan(16, FP32, device, cell, (*every, *zoneouts), packed=True).reason
+            assert "registers" in plan(129, device=device, cell=cell).reason
+        assert not plan(128, device=device, kinds=every).reason
+        assert not plan(64, FP32, device, tf32=True, kinds=both).reason
+        assert not plan(32, FP32, device, "GRU", both, packed=True).reason
+        assert plan(32, FP32, device).reason.endswith("no room for the operands of exact fp32")
+        assert plan(32, FP32, device, "GRU", ("zoneout",)).reason.endswith("no room for zoneout")
+        assert plan(128, device=device, kinds=zoneouts).reason.endswith("no room for zoneout and cell_zoneout")
+        assert plan(101, device=device, kinds=both).reason.endswith("no room for 2 masks")
+        assert plan(128, device=device, kinds=every, packed=True).reason.endswith(
+            "no room for 4 masks of sequences of different lengths"
+        )
+    assert "wavefronts" in plan(128, device=MI300X).reason and not plan(64, FP32, MI300X, kinds=zoneouts).reason
+    assert "shared memory" in plan(128, device=RTX3090._replace(triton_version=(3, 6))).reason
+    assert not plan(128, device=A100._replace(triton_version=(3, 6))).reason
+    choice = choose(128, 16, BF16, A100, cell="LSTM", extras=Extras(both))
+    assert choice.strategy == "resident" and not refusal("resident", 128, 16, BF16, A100, cell="LSTM")
 
 
 def test_both_directions_at_once_or_one_after_the_other():

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from rnndrop.cell import CELLS
-from rnndrop.kernels import gated_resident
+from rnndrop.kernels import gated_resident, gated_stepwise
 from rnndrop.kernels.launch import MaskBits
 
 from . import gated_sequences
 from .gated_sequences import Case, every_kind
 
-STRATEGIES = {"resident": gated_resident}
+STRATEGIES = {"resident": gated_resident, "stepwise": gated_stepwise}
 CASES = {cell: Case(cell, T=3, B=3, H=20, thresholds=every_kind(cell)) for cell in ("LSTM", "GRU")}
 KINDS = [(cell, kind) for cell in CASES for kind in CELLS[cell].kinds]
 

@@ -28,6 +28,8 @@ TESTS = [
     "activation_dropout",
     "apply_mask",
     "cell",
+    "gated_cell",
+    "gates",
     "launch",
     "mask_bits",
     "packed_mask",
@@ -86,7 +88,7 @@ def row(version: str, folder: pathlib.Path) -> str:
     numpy = run(python, "-c", "import numpy; print(numpy.__version__)").strip()
     options = ["-q", "-p", "no:cacheprovider"]
     tests = run(python, "-m", "pytest", *options, *(f"tests/kernels/test_{name}.py" for name in TESTS))
-    sequences = [f"tests/kernels/test_{name}.py" for name in ("resident", "cooperative", "stepwise")]
+    sequences = [f"tests/kernels/test_{name}.py" for name in ("resident", "cooperative", "stepwise", "gated_stepwise")]
     more = run(python, "-m", "pytest", *options, *sequences, "-k", SEQUENCES)
     counts = {
         word: sum(int(n) for text in (tests, more) for n in re.findall(rf"(\d+) {word}", text)) for word in ("passed", "failed")

@@ -1,7 +1,7 @@
 """AWD-LSTM's weight drop, as people copy it, given our mask: LSTM(weight_dropout=...) is that, and goes on dropping.
 
-The published algorithm (Merity et al. 2017): take the parameter W_hh out of the module and keep it under another name; at each call
-set the attribute to dropout(raw), which is differentiable, and run the module.
+The published algorithm (Merity et al. 2017): take the parameter W_hh out of the module and keep it under another name; at each
+call set the attribute to dropout(raw), which is differentiable, and run the module.
 """
 
 import copy

@@ -22,6 +22,7 @@ UNITS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp
 Array = np.ndarray
 Numbers = Any  # a NumPy array, or a tensor where NumPy does not compute in the dtype
 Range = tuple[int, int]  # a first row, and the row after the last
+Collect = Callable[[int, int, Tensor], None]  # takes the rows [first, last) of something, and these
 
 
 @cache
@@ -71,9 +72,10 @@ def rows_of(x: Numbers, ranges: list[Range], first: int = 0) -> list[Numbers]:
     return rows[::-1] if start > other else rows
 
 
-def firsts(x: Array, ranges: list[Range]) -> list[Array]:
-    """The first rows of x (B, H), as many as there are in each of the ranges."""
-    return [x[: stop - start] for start, stop in ranges]
+def firsts(x: Numbers, ranges: list[Range]) -> list[Numbers]:
+    """The first rows of x (B, ...), as many as there are in each of the ranges."""
+    sizes = [stop - start for start, stop in ranges]
+    return [x] * len(sizes) if sizes[0] == sizes[-1] == len(x) else [x[:size] for size in sizes]
 
 
 def sigmoids(which: Sequence[bool], hidden: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +167,41 @@ def row_ranges(x: Tensor, elements: int = CHUNK, least: int = 1) -> list[Range]:
 
 def chunks(ranges: list[Range], width: int) -> Iterator[tuple[int, int, list[Range]]]:
     """Neighbouring ranges that fit the cache together: their first row, the row after their last, and the ranges."""
-    most = max(1, CHUNK // max(1, width * max((stop - start for start, stop in ranges), default=0)))
+    return _together(ranges, CHUNK // max(1, width))
+
+
+def pieces(ranges: list[Range], width: int) -> list[tuple[int, int, list[Range]]]:
+    """Likewise, of enough rows for a product of them to take the time that it takes as a part of a longer one."""
+    return list(_together(ranges, max(512, 4 * CHUNK // max(1, width))))
+
+
+def alternating(steps: Steps, like: Tensor) -> Iterator[tuple[int, int, list[Range], Tensor]]:
+    """Pieces of a matrix like `like` (N, C), and memory for each; that of the one before is used for the one after."""
+    every = pieces(steps.ranges, like.shape[1])
+    most = max((last - first for first, last, _ in every), default=0)
+    memory = [like.new_empty(most, like.shape[1]) for _ in every[:2]]
+    for i, (first, last, ranges) in enumerate(every):
+        yield first, last, ranges, memory[i % 2][: last - first]
+
+
+def _together(ranges: list[Range], rows: int) -> Iterator[tuple[int, int, list[Range]]]:
+    most = max(1, rows // max(1, max((stop - start for start, stop in ranges), default=0)))
     for i in range(0, len(ranges), most):
         chunk = ranges[i : i + most]
         yield min(chunk[0], chunk[-1])[0], max(chunk[0], chunk[-1])[1], chunk
+
+
+def entering_rows(states: Tensor, initial: Tensor, steps: Steps) -> Callable[[int, int], list[tuple[int, int, Tensor]]]:
+    """A function of the rows [first, last), of whole steps, to the states before them: of some of these rows after another."""
+    if len(steps.runs) > 1:
+        before = steps.before(states, initial)
+        return lambda first, last: [(first, last, before[first:last])]
+    batch, inner = steps.batch, steps.rows - steps.batch
+    offset, of_initial = (batch, inner) if steps.reverse else (-batch, 0)
+
+    def entering(first: int, last: int) -> list[tuple[int, int, Tensor]]:
+        start, stop = max(first, 0 if steps.reverse else batch), min(last, inner if steps.reverse else last)
+        parts = [(start, stop, states[start + offset : stop + offset])] if start < stop else []
+        return [*parts, (of_initial, of_initial + batch, initial)] if first <= of_initial < last else parts
+
+    return entering

@@ -14,6 +14,9 @@ from ...steps import Steps
 from ..base import Layer, Masks
 from .elements import (
     Array,
+    Collect,
+    Range,
+    alternating,
     bits_of,
     chunks,
     dropped,
@@ -26,6 +29,7 @@ from .elements import (
     step_masks,
     transposed,
 )
+from .library import Library, Rows, library_for
 from .zone import part, zoning
 
 SIGMOIDS = (True, True, False)  # which of the gates are
@@ -55,92 +59,122 @@ def forward(
 ) -> Iterator[tuple[Tensor, Tensor, Array]]:
     """As :func:`rnn.forward`; `saved` are the gates."""
     (gates,), (h_0,), ranges, hidden = saved, states, steps.ranges, output.shape[1]
-    candidate, scratch = masks.get("candidate"), torch.empty_like(h_0)
+    candidate, scratch, library = masks.get("candidate"), torch.empty_like(h_0), library_for(h_0)
     of_candidate, zone = scale_of(candidate), zoning(output, h_0, masks.get("zoneout"), steps)
     keeps = [step_masks(masks.get(kind), steps, gates) for kind in ("hidden", "candidate")]
-    numbers, half = gates.numpy(), gates.new_full((), 0.5).numpy()
-    of_h = states_before(output.numpy(), h_0.numpy(), ranges)
+    of_h = states_before(library.of(output), library.of(h_0), ranges)
+    by, plus = (library.repeated(row, len(h_0)) for row in sigmoids(SIGMOIDS[:2], hidden, gates))
+    both = gates[:, hidden : 3 * hidden]
     rows = (
         steps.split(gates[:, : 3 * hidden]),
-        *[rows_of(gate, ranges) for gate in np.split(numbers, 4, 1)],
-        rows_of(numbers[:, hidden : 3 * hidden], ranges),
-        rows_of(bits_of(gates[:, 3 * hidden :]), ranges),
+        *[rows_of(library.of(gate), ranges) for gate in gates.chunk(4, 1)],
+        rows_of(both.numpy(), ranges),
+        rows_of(library.of(both), ranges),
+        firsts(by, ranges),
+        firsts(plus, ranges),
+        rows_of(gates[:, 3 * hidden :].numpy(), ranges),
+        rows_of(bits_of(gates)[:, 3 * hidden :], ranges),
         steps.split(output),
+        rows_of(output.numpy(), ranges),
         rows_of(bits_of(output), ranges),
-        firsts(scratch.numpy(), ranges),
-        firsts(bits_of(scratch), ranges),
+        *[firsts(row, ranges) for row in (library.of(scratch), scratch.numpy(), bits_of(scratch))],
     )
-    for tensor, hn, r, z, n, both, n_bits, h_tensor, h_bits, x, x_bits, keep, u in zip(*rows, *keeps, strict=False):
+    for (
+        tensor,
+        hn,
+        r,
+        z,
+        n,
+        rz_numbers,
+        rz,
+        scale_,
+        shift,
+        n_numbers,
+        n_bits,
+        h_tensor,
+        h_numbers,
+        h_bits,
+        x,
+        x_numbers,
+        x_bits,
+        m,
+        u,
+    ) in zip(*rows, *keeps, strict=False):
         yield tensor, h_tensor, h_bits
         h, before = next(of_h)
-        np.tanh(both, both)
-        both *= half
-        both += half
-        np.multiply(r, hn, x)
-        n += x
-        np.tanh(n, n)
+        np.tanh(rz_numbers, rz_numbers)
+        library.scale_and_shift(rz, scale_, shift)
+        library.add_product(n, r, hn, n)
+        np.tanh(n_numbers, n_numbers)
         if u is not None:
             np.bitwise_and(n_bits, u, x_bits)
-            x *= of_candidate
-            n = x
-        np.subtract(before, n, h)
-        h *= z
-        h += n
-        if keep is not None:
-            h_bits &= keep
-            h *= scale
+            x_numbers *= of_candidate
+        library.mix(z, before, n if u is None else x, h)
+        if m is not None:
+            h_bits &= m
+            h_numbers *= scale
         if zone is not None:
             next(zone)
 
 
-def backward(gates: Tensor, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Tensor]:
-    """As :func:`rnn.backward`; what goes past the gates is there without zoneout as well."""
-    (grad_h,), ranges, hidden, like = grads, steps.ranges, layer.rows.shape[1], layer.rows
-    zoneout, scratch = layer.masks.get("zoneout"), torch.empty_like(grad_h)
-    made = scratch if zoneout is not None else grad_h
-    of_grad_h = bits_of(grad_h)
-    keeps = [step_masks(layer.masks.get(kind), steps, like) for kind in ("hidden", "zoneout")]
-    rows = (
-        steps.split(gates[:, : 3 * hidden]),
-        _factors(gates, layer, steps),
-        rows_of(gates.numpy().reshape(len(gates), 4, hidden), ranges),
-        firsts(grad_h.numpy(), ranges),
-        firsts(made.numpy(), ranges),
-        firsts(bits_of(made), ranges),
+def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Tensor]:
+    """As :func:`lstm.backward`; of h_t part goes past the gates."""
+    (grad_h,), library, hidden = grads, library_for(grads[0]), layer.rows.shape[1]
+    made, of_grad_h, factors = (
+        torch.empty_like(grad_h) if "zoneout" in layer.masks else grad_h,
+        bits_of(grad_h),
+        _Factors(layer),
     )
-    for tensor, past, a, gh, m, m_bits, keep, zone in zip(*rows, *keeps, strict=False):
-        yield tensor
-        if zone is not None:
-            m[...] = gh
-            part(m_bits, of_grad_h, zone)
-        if keep is not None:
-            m_bits &= keep
-        a *= m[:, None]
-        if zone is None:
-            gh *= past
-        else:
-            m *= past
-            gh += m
+    keeps = [step_masks(layer.masks.get(kind), steps, grad_h) for kind in ("hidden", "zoneout")]
+    for first, last, ranges, gates in alternating(steps, layer.saved[0]):
+        rows = (
+            rows_of(gates[:, : 3 * hidden], ranges, first),
+            factors.rows(gates, first, ranges, library),
+            rows_of(library.of(gates.view(len(gates), 4, hidden)), ranges, first),
+            *[firsts(row, ranges) for row in (library.of(grad_h), grad_h.numpy())],
+            *[firsts(row, ranges) for row in (library.of(made.unsqueeze(1)), library.of(made), made.numpy(), bits_of(made))],
+        )
+        for tensor, past, a, gh, gh_numbers, m_each, m, m_numbers, m_bits, keep, zone in zip(*rows, *keeps, strict=False):
+            yield tensor
+            if zone is not None:
+                np.copyto(m_numbers, gh_numbers)
+                part(m_bits, of_grad_h, zone)
+            if keep is not None:
+                m_bits &= keep
+            library.multiply(a, m_each, out=a)
+            if zone is None:
+                library.multiply(gh, past, out=gh)
+            else:
+                library.add_product(gh, m, past, gh)
+        collect(first, last, gates)
 
 
-def _factors(gates: Tensor, layer: Layer, steps: Steps) -> Iterator[Array]:
-    """Fills the rows of a step of `gates` with what that of m * made is multiplied by to be the gradients of the gates, and
-    gives what takes it to h_{t-1} past them."""
-    scale, u, saved, h = scale_of(layer.masks.get("hidden")), layer.masks.get("candidate"), layer.saved[0], layer.rows
-    of_n = gates.new_full((), scale * scale_of(u))
-    keep = None if u is None else each_row(u.keep, layer.steps)
-    for first, last, chunk in chunks(steps.ranges, gates.shape[1]):
-        (hn, r, z, n), (of_hn, of_r, of_z, of_candidate) = saved[first:last].chunk(4, 1), gates[first:last].chunk(4, 1)
-        rest = 1 - z
-        torch.addcmul(of_n, n, n, value=-of_n.item(), out=of_candidate)
-        of_candidate *= rest
-        if keep is not None:
-            kept = keep[first:last]
-            of_candidate.copy_(dropped(of_candidate, kept))
-            n = dropped(n, kept).mul_(scale_of(u))
-        torch.sub(h[first:last], n, alpha=scale, out=of_z)  # z * (h_{t-1} - n), where that is not dropped
-        of_z *= rest
-        torch.mul(of_candidate, r, out=of_hn)
-        torch.addcmul(hn, hn, r, value=-1, out=of_r)
-        of_r *= of_hn
-        yield from rows_of((z * scale).numpy(), chunk, first)
+class _Factors:
+    """What the gradients of the gates are made of."""
+
+    def __init__(self, layer: Layer) -> None:
+        u = layer.masks.get("candidate")
+        self.saved, self.h, self.scale = layer.saved[0], layer.rows, scale_of(layer.masks.get("hidden"))
+        self.of_n, self.keep = scale_of(u), None if u is None else each_row(u.keep, layer.steps)
+
+    def rows(self, gates: Tensor, start: int, ranges: list[Range], library: Library) -> Iterator[Rows]:
+        """Fills `gates`, whose first row is row `start`, with what the gradient of m * made is multiplied by to be theirs, and
+        gives what takes it to h_{t-1} past them, a step at a time."""
+        scale = self.scale * self.of_n
+        full = gates.new_full((), scale)
+        for first, last, chunk in chunks(ranges, gates.shape[1]):
+            saved, made = self.saved[first:last], gates[first - start : last - start]
+            (hn, r, z, n), (of_hn, of_r, of_z, of_candidate) = saved.chunk(4, 1), made.chunk(4, 1)
+            rest = 1 - z
+            torch.addcmul(full, n, n, value=-scale, out=of_candidate)
+            of_candidate *= rest
+            if self.keep is not None:
+                kept = self.keep[first:last]
+                of_candidate.copy_(dropped(of_candidate, kept))
+                n = dropped(n, kept).mul_(self.of_n)
+            torch.sub(self.h[first:last], n, alpha=self.scale, out=of_z)  # z * (h_{t-1} - n), where that is not dropped
+            of_z *= rest
+            torch.mul(of_candidate, r, out=of_hn)
+            torch.addcmul(hn, hn, r, value=-1, out=of_r)
+            of_r *= of_hn
+            yield from rows_of(library.of(z * self.scale), chunk, first)

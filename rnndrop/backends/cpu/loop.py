@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from ...mask import Mask
 from ...steps import Steps
 from ..base import GateBackend, Gradients, Layer, Masks, Needs, Result, entering
 from . import gru, lstm, pointwise, rnn
+from .collected import Collected
 from .elements import (
     WIDE,
     Array,
@@ -23,6 +25,7 @@ from .elements import (
     dropped,
     library_of,
     numbers_of,
+    pieces,
     row_ranges,
     rows_of_steps,
     step_masks,
@@ -53,63 +56,27 @@ class Cpu(GateBackend):
     ) -> Gradients:
         dtype = layer.input.dtype
         if _computes_in(dtype, layer.cell) == dtype:
-            return super().backward(layer, grad_output, grad_states, needs)
+            return self._backward(layer, grad_output, grad_states, needs)
         grads = [None if grad is None else grad.float() for grad in (grad_output, *grad_states)]
-        found = super().backward(layer.map(Tensor.float), grads[0], grads[1:], needs)
+        found = self._backward(layer.map(Tensor.float), grads[0], grads[1:], needs)
         return found.map(lambda gradient: gradient.to(dtype))
+
+    def _backward(
+        self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
+    ) -> Gradients:
+        if not layer.saved:
+            return super().backward(layer, grad_output, grad_states, needs)
+        if grad_output is None:
+            grad_output = layer.output.new_zeros(()).expand_as(layer.output)
+        collected = Collected(layer, needs)
+        go_back = partial(CELLS[layer.cell.mode].backward, collected.add)
+        return collected.gradients(_go_back(layer, grad_output, grad_states, go_back))
 
     def gate_gradients(
         self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
-        h_0, steps, cell, recurrent = (
-            layer.states[0],
-            layer.steps.backwards(),
-            CELLS[layer.cell.mode],
-            layer.masks.get("recurrent"),
-        )
-        passes_by = "zoneout" in layer.masks or layer.cell.mode == "GRU"  # the gates: part of the gradient of a state
-        weight = _scaled(cell.recurrent_rows(layer.weights.w_hh), recurrent)
-        gates = h_0.new_empty(layer.rows.shape[0], layer.cell.columns * h_0.shape[1])
-        grad_h_0, grad_h, product = (h_0.new_empty(h_0.shape) for _ in range(3))
-        after_h = [_copy(grad, state) for grad, state in zip(grad_states[1:], layer.states[1:], strict=True)]
-        of_h_0, of_h, to_earlier, to_earlier_bits = *map(numbers_of, (grad_h_0, grad_h, product)), bits_of(product)
-        of_h_n, add = None if grad_states[0] is None else numbers_of(grad_states[0].resolve_neg()), library_of(gates).add
-
-        def go_back(later: Tensor, size: int, r: Array | None) -> None:
-            """From the gates of a step to the states before it, `to_earlier`."""
-            to_earlier[:size] = 0  # added to, a product takes less time than into nothing
-            (product if size == len(to_earlier) else product[:size]).addmm_(later, weight)
-            if r is not None:
-                np.bitwise_and(to_earlier_bits[:size], r, to_earlier_bits[:size])
-            if passes_by:
-                to_earlier[:size] += of_h[:size]
-
-        later, later_size, later_r, grad_rows = gates[:0, : len(weight)], 0, None, grad_h[:0]
-        cell_steps, grads = cell.backward(gates, [grad_h, *after_h], layer, steps), rows_of_steps(grad_output, steps)
-        for a, g, r in zip(cell_steps, grads, step_masks(recurrent, steps, gates), strict=False):
-            size = len(g)
-            if size != later_size:
-                go_back(later, later_size, later_r)
-                of_h_0[size:later_size] = to_earlier[size:later_size]  # these sequences began in the step after this
-                carried = min(size, later_size)
-                add(g[:carried], to_earlier[:carried], out=of_h[:carried])
-                of_h[carried:size] = g[carried:]  # these end here
-                if of_h_n is not None:
-                    of_h[carried:size] += of_h_n[carried:size]
-                grad_rows = grad_h[:size]
-            elif recurrent is not None:
-                go_back(later, size, later_r)
-                add(g, to_earlier[:size], out=of_h[:size])
-            else:
-                if passes_by:
-                    of_h[:size] += g
-                else:
-                    of_h[:size] = g
-                grad_rows.addmm_(later, weight)
-            later, later_size, later_r = a, size, r
-        go_back(later, later_size, later_r)
-        of_h_0[:later_size] = to_earlier[:later_size]
-        return gates, [grad_h_0, *after_h]
+        gates = torch.empty_like(layer.rows)
+        return gates, _go_back(layer, grad_output, grad_states, partial(rnn.backward, gates))
 
     def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
         steps, keep = layer.steps, mask.keep
@@ -154,9 +121,9 @@ def _forward(
     hidden, recurrent, module = masks.get("hidden"), masks.get("recurrent"), CELLS[cell.mode]
     states = [state.resolve_neg().contiguous() for state in states]
     h_0, weights = states[0], module.prepared(weights)
-    _project(input, weights, out=saved[0] if saved else output)
+    projecting = _projecting(input, weights, saved[0] if saved else output, steps, at_once=not saved)
     # The hidden mask's scale is folded into the weight, unless a step itself needs what it makes as it is.
-    now, later = (hidden, None) if saved or "zoneout" in masks or rounded else (None, hidden)
+    now, later = (hidden, None) if _passes_by(masks, cell) or rounded else (None, hidden)
     from_h_0 = _scaled(weights.w_hh.t(), recurrent)
     from_h = _scaled(from_h_0, later)
     drop = _dropper(h_0, recurrent)
@@ -164,7 +131,8 @@ def _forward(
     h, h_bits, weight = h_0[:first], h_0_bits[:first], from_h_0
     cell_steps = module.forward(output, saved, states, masks, steps, cell, 1.0 if now is None else now.scale)
     rounding = _rounding([output, *saved[1:]], rounded, steps) if rounded else repeat(None)
-    for (gates, new_h, bits), r, _ in zip(cell_steps, step_masks(recurrent, steps, output), rounding, strict=False):
+    keeps = step_masks(recurrent, steps, output)
+    for (gates, new_h, bits), r, *_ in zip(cell_steps, keeps, rounding, projecting, strict=False):
         if len(bits) == len(h_bits):
             gates.addmm_(drop(h, h_bits, r), weight)
         else:  # some sequences ended, or some begin, from h_0
@@ -190,16 +158,76 @@ def _rounding(states: Sequence[Tensor], rounded: Sequence[Tensor], steps: Steps)
         yield
 
 
-def _project(input: Tensor, weights: Weights, out: Tensor) -> None:
-    """What goes into the gates (N, C*H) from the input and the biases, W_ih's into the last columns."""
-    x, rows = input.reshape(-1, input.shape[-1]), weights.w_ih.shape[0]
-    if weights.b_hh is not None:
-        out[:, : len(weights.b_hh)] = weights.b_hh
-    out = out[:, -rows:]
-    if weights.b_ih is None:
-        torch.mm(x, weights.w_ih.t(), out=out)
-    else:
-        torch.addmm(weights.b_ih, x, weights.w_ih.t(), out=out)
+def _projecting(input: Tensor, weights: Weights, gates: Tensor, steps: Steps, at_once: bool) -> Iterator[None]:
+    """Before each step, what its gates (N, C*H) have from the input and the biases is there, W_ih's in the last columns."""
+    x, columns = input.reshape(-1, input.shape[-1]), weights.w_ih.shape[0]
+    every = [(0, steps.rows, steps.ranges)] if at_once else pieces(steps.ranges, gates.shape[1])
+    for first, last, ranges in every:
+        out = gates[first:last, -columns:]
+        if weights.b_hh is not None:
+            gates[first:last, : len(weights.b_hh)] = weights.b_hh
+        if weights.b_ih is None:
+            torch.mm(x[first:last], weights.w_ih.t(), out=out)
+        else:
+            torch.addmm(weights.b_ih, x[first:last], weights.w_ih.t(), out=out)
+        yield from repeat(None, len(ranges))
+
+
+def _go_back(
+    layer: Layer,
+    grad_output: Tensor,
+    grad_states: Sequence[Tensor | None],
+    cell_backward: Callable[[Sequence[Tensor], Layer, Steps], Iterator[Tensor]],
+) -> list[Tensor]:
+    """The gradients of the states at the beginning (B, H), after `cell_backward` has had those of the states of each step."""
+    h_0, steps, recurrent = layer.states[0], layer.steps.backwards(), layer.masks.get("recurrent")
+    passes_by = _passes_by(layer.masks, layer.cell)
+    weight = _scaled(CELLS[layer.cell.mode].recurrent_rows(layer.weights.w_hh), recurrent)
+    grad_h_0, grad_h, product = (h_0.new_empty(h_0.shape) for _ in range(3))
+    after_h = [_copy(grad, state) for grad, state in zip(grad_states[1:], layer.states[1:], strict=True)]
+    of_h_0, of_h, to_earlier, to_earlier_bits = *map(numbers_of, (grad_h_0, grad_h, product)), bits_of(product)
+    of_h_n, add = None if grad_states[0] is None else numbers_of(grad_states[0].resolve_neg()), library_of(h_0).add
+
+    def go_back(later: Tensor, size: int, r: Array | None) -> None:
+        """From the gates of a step to the states before it, `to_earlier`."""
+        to_earlier[:size] = 0  # added to, a product takes less time than into nothing
+        (product if size == len(to_earlier) else product[:size]).addmm_(later, weight)
+        if r is not None:
+            np.bitwise_and(to_earlier_bits[:size], r, to_earlier_bits[:size])
+        if passes_by:
+            to_earlier[:size] += of_h[:size]
+
+    later, later_size, later_r, grad_rows = weight.new_empty(0, len(weight)), 0, None, grad_h[:0]
+    cell_steps, grads = cell_backward([grad_h, *after_h], layer, steps), rows_of_steps(grad_output, steps)
+    for a, g, r in zip(cell_steps, grads, step_masks(recurrent, steps, h_0), strict=False):
+        size = len(g)
+        if size != later_size:
+            go_back(later, later_size, later_r)
+            of_h_0[size:later_size] = to_earlier[size:later_size]  # these sequences began in the step after this
+            carried = min(size, later_size)
+            add(g[:carried], to_earlier[:carried], out=of_h[:carried])
+            of_h[carried:size] = g[carried:]  # these end here
+            if of_h_n is not None:
+                of_h[carried:size] += of_h_n[carried:size]
+            grad_rows = grad_h[:size]
+        elif recurrent is not None:
+            go_back(later, size, later_r)
+            add(g, to_earlier[:size], out=of_h[:size])
+        else:
+            if passes_by:
+                of_h[:size] += g
+            else:
+                of_h[:size] = g
+            grad_rows.addmm_(later, weight)
+        later, later_size, later_r = a, size, r
+    go_back(later, later_size, later_r)
+    of_h_0[:later_size] = to_earlier[:later_size]
+    return [grad_h_0, *after_h]
+
+
+def _passes_by(masks: Masks, cell: Cell) -> bool:
+    """Whether part of a state goes to the next past the gates."""
+    return "zoneout" in masks or cell.mode == "GRU"
 
 
 def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Tensor]:
