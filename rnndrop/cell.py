@@ -1,4 +1,8 @@
-"""The cell table: what a layer of each cell is made of, under the names that torch.nn gives its modes."""
+"""The cell table: what a layer of each cell is made of, under the names that torch.nn gives its modes.
+
+A new cell is a row here, a step in reference.py and one_step.py, a file of backends/cpu/, what kernels/gates.py makes of its
+gates, and its module, cell and layer in modules/ and functional.py.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import GRU, LSTM, RNN, __version__, dropout_mask
+from . import __version__, dropout_mask
+from .modules import GRU, LSTM, RNN
 
 P = 0.2
 MODULES: dict[str, tuple[type[nn.RNNBase], Any]] = {"rnn": (nn.RNN, RNN), "lstm": (nn.LSTM, LSTM), "gru": (nn.GRU, GRU)}

@@ -1,7 +1,8 @@
 """The kinds of dropout: one table of what each is.
 
 A new one is a row here, a field of dropouts.Dropouts with its option and attribute, and a line where it acts: layer.py for one
-outside the recurrence; for one inside its name in cell.py and a line in each cell file.
+outside the recurrence; for one inside its name in cell.py and a line where a cell makes its states: reference.py, one_step.py,
+backends/cpu/ (rnn, gru, lstm), kernels/cell.py and gates.py.
 """
 
 from __future__ import annotations
