@@ -332,7 +332,7 @@ class RNNBase(LayerAttributes, nn.Module):
         names = ["hx", "cx"][: len(states)]
         for number, (one, *of_one) in enumerate(zip(every, *[state.unbind(0) for state in states], strict=True)):
             check_tensors(x, self._width(number // self.num_directions), batch, names, of_one, one, self.cell)
-        check_dtype("rnn_layer", x)
+        check_dtype(f"{self.cell.name.lower()}_layer", x)
         step = self.num_directions
         return x, states, [every[i : i + step] for i in range(0, len(every), step)]
 

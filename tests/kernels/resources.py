@@ -65,14 +65,10 @@ SIZES = {
 
 GATED = ("LSTM", "GRU")
 GATED_SIZES = {
-    "resident": {
-        16: ("fp32",),
-        32: ("fp32",),
-        64: ("tf32", "bf16"),
-        101: ("bf16",),
-        128: ("fp16", "bf16"),
-    },
+    "resident": {32: ("fp32",), 64: ("tf32",), 101: ("bf16",), 128: ("bf16",)},
+    "cooperative": {512: ("fp32", "tf32"), 1024: ("bf16",)},
 }
+QUICK = ("sm_80", "sm_90")  # targets of the gated kernels in a test, which would take twenty minutes for all
 
 PAIR = 8  # bytes that may be spilled: ptxas gives up two registers to fit one program more on a multiprocessor
 
@@ -127,18 +123,17 @@ def gated_shapes() -> Iterator[tuple[str, str, int, str]]:
                     yield strategy, cell, H, kind
 
 
-def gated_variants(cell: str) -> dict[str, Variant]:
-    """One of each kind of mask, and as many as run at every size but one."""
-    zoneouts = tuple(kind for kind in CELLS[cell].kinds if "zoneout" in kind)
+def gated_variants(cell: str, H: int) -> dict[str, Variant]:
+    """With every kind of mask, or as many as run, where registers are scarce."""
+    if H not in (128, 1024):
+        return {"": Variant()}
+    every = CELLS[cell].kinds
+    zoneouts = tuple(kind for kind in every if "zoneout" in kind)
     return {
         "": Variant(),
-        ", candidate": Variant(("candidate",)),
-        ", both masks": Variant(BOTH),
-        ", zoneouts": Variant(zoneouts),
-        ", four masks": Variant((*BOTH, *zoneouts) if cell == "LSTM" else CELLS[cell].kinds),
+        ", four masks": Variant((*BOTH, *zoneouts) if cell == "LSTM" else every),
+        ", all masks": Variant(every),
         ", packed": Variant(BOTH, packed=True),
-        ", packed, one mask": Variant(("hidden",), packed=True),
-        ", packed, zoneouts": Variant(zoneouts, packed=True),
     }
 
 
@@ -154,10 +149,12 @@ def refused(device: Device) -> list[str]:
     return [f"{strategy} H={H} {kind}" for strategy, H, kind in shapes() if refusal(strategy, H, kind, device)]
 
 
-def cases(device: Device) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name and launch of each kernel that runs on the device; with more masks too where registers are scarce."""
+def cases(device: Device, gated: bool = True) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Name and launch of each kernel that runs on the device; with more masks too where registers are scarce. `gated`: those of
+    a GRU and an LSTM too."""
     for launch in LAUNCHES:
-        for dtype in () if launch.strategy in SIZES else launch.dtypes:
+        skipped = launch.strategy in SIZES or (not gated and any(cell in launch.name for cell in GATED))
+        for dtype in () if skipped else launch.dtypes:
             yield f"{launch.name} {str(dtype)[6:]}", lambda run=launch.run, T=launch.sizes[1], d=dtype: run(T, d, "meta")
     for strategy, H, kind in shapes():
         for words in VARIANTS if (H, kind) in SCARCE else ("",):
@@ -167,8 +164,8 @@ def cases(device: Device) -> Iterator[tuple[str, Callable[[], object]]]:
             for direction, run in sequence(strategy, H, tf32=kind == "tf32", **variant._asdict()).items():
                 name = f"{strategy} {direction} H={H} {kind}{words}"
                 yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
-    for strategy, cell, H, kind in gated_shapes():
-        for words, variant in gated_variants(cell).items():
+    for strategy, cell, H, kind in gated_shapes() if gated else ():
+        for words, variant in gated_variants(cell, H).items():
             if refusal(strategy, H, kind, device, variant, cell):
                 continue
             options = {"tf32": kind == "tf32", "kinds": variant.kinds, "packed": variant.packed}
@@ -177,14 +174,14 @@ def cases(device: Device) -> Iterator[tuple[str, Callable[[], object]]]:
                 yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
 
 
-def compile_all(name: str, words: list[str]) -> dict[str, str]:
+def compile_all(name: str, words: list[str], gated: bool) -> dict[str, str]:
     """The table's column of one target: kernel -> registers / shared memory."""
     from rnndrop.kernels import launch
 
     warnings.simplefilter("ignore")
     driver = install(name)
     column = {}
-    for kernel, run in cases(launch.device_of(torch.device("meta"))):
+    for kernel, run in cases(launch.device_of(torch.device("meta")), gated):
         if all(word in kernel for word in words):
             driver.utils.loaded.clear()
             run()
@@ -293,16 +290,27 @@ def _gathers_on_amd() -> bool:
     return tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 
 
-def table(words: list[str]) -> str:
-    """The whole table, two targets at a time, those that take longest first."""
+def compile_for_all(words: list[str], quick: bool) -> dict[str, dict[str, str]]:
+    """The table's columns, two targets at a time, those that take longest first."""
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         targets = [name for name in TARGETS if name != "gfx942" or _gathers_on_amd()]
-        jobs = {name: pool.submit(compile_all, name, words) for name in dict.fromkeys(("sm_100", "sm_90", *targets))}
-        columns = [jobs[name].result() if name in jobs else {} for name in TARGETS]
-    kernels = dict.fromkeys(kernel for column in columns for kernel in column)
+        order = dict.fromkeys((*QUICK, "sm_100", *targets))
+        jobs = {name: pool.submit(compile_all, name, words, not quick or name in QUICK) for name in order}
+        return {name: jobs[name].result() if name in jobs else {} for name in TARGETS}
+
+
+def table(columns: dict[str, dict[str, str]]) -> str:
+    kernels = dict.fromkeys(kernel for column in columns.values() for kernel in column)
     lines = [["kernel", *TARGETS], ["---"] * (1 + len(TARGETS))]
-    lines += [[kernel, *(column.get(kernel, "-") for column in columns)] for kernel in kernels]
+    lines += [[kernel, *(column.get(kernel, "-") for column in columns.values())] for kernel in kernels]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def is_fresh(columns: dict[str, dict[str, str]], text: str) -> bool:
+    """Whether a table has what was compiled."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    written = {(row[0], target): value for row in rows for target, value in zip(TARGETS, row[1:], strict=True)}
+    return all(written.get((kernel, target)) == value for target, column in columns.items() for kernel, value in column.items())
 
 
 def main() -> None:
@@ -310,10 +318,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--quick", action="store_true", help=f"kernels of a GRU and an LSTM only for {' and '.join(QUICK)}")
     parser.add_argument("words", nargs="*", metavar="WORD", help="only kernels with these words in their names")
     options = parser.parse_args()
-    rows = table(options.words)
-    text = HEAD.format(version=triton.__version__) + rows
+    columns = compile_for_all(options.words, options.quick)
+    rows, head = table(columns), HEAD.format(version=triton.__version__)
     bad = [line for line in rows.splitlines() if "SPILLS" in line or "DOES NOT FIT" in line]
     if options.words:
         print(rows)
@@ -322,10 +331,10 @@ def main() -> None:
     if options.words:
         return
     if options.write:
-        TABLE.write_text(text)
+        TABLE.write_text(head + rows)
     elif f"Triton {triton.__version__} " not in TABLE.read_text():
         print("all kernels fit, none spills; the table is another Triton's")
-    elif TABLE.read_text() != text:
+    elif not is_fresh(columns, TABLE.read_text()) or not (options.quick or TABLE.read_text() == head + rows):
         sys.exit(f"{TABLE.name} is stale: run python -m tests.kernels.resources --write\n{rows}")
 
 
