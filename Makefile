@@ -10,7 +10,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python -m rnndrop demo $(DEMO_ARGS)
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ EXTRAS = {
     "test": [
         *BENCH,
         *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel
-        *["expecttest>=0.2", "hypothesis>=6.100"],
+        *["expecttest>=0.2", "hypothesis>=6.100", "pytest-xdist>=3.6"],
     ],
     "bench": BENCH,
     "dev": ["mypy>=1.11", "ruff>=0.6"],

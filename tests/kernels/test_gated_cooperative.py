@@ -24,8 +24,8 @@ CASES = [
     *[Case(cell, H=33, thresholds=PRESENT[cell], reverse=reverse) for cell in PRESENT for reverse in (False, True)],
     *[Case(cell, H=40, thresholds=PRESENT[cell], once=("hidden", "candidate")) for cell in PRESENT],
     *[Case(cell, H=36, thresholds=PRESENT[cell], once=("recurrent", "cell"), dtype=BF16) for cell in PRESENT],
-    *[Case(cell, B=17, H=65, thresholds={}, tf32=True) for cell in PRESENT],
-    *[Case(cell, T=2, B=3, H=264, dtype=BF16, thresholds={"recurrent": 16384}) for cell in PRESENT],  # several chunks
+    Case("LSTM", T=2, B=17, H=65, thresholds={}, tf32=True),
+    Case("GRU", T=2, B=3, H=264, dtype=BF16, thresholds={"recurrent": 16384}),  # several chunks
     Case("GRU", H=40, bias=False),
     Case("LSTM", T=1, H=8, thresholds={"hidden": 65536, "cell": 65536, "candidate": 16384}),
     Case("LSTM", H=24, thresholds={"zoneout": 65536, "cell_zoneout": 0}),
@@ -35,8 +35,8 @@ CASES = [
 PACKED = [
     *[Case(cell, H=24, sizes=(5, 5, 3, 1), reverse=reverse) for cell in PRESENT for reverse in (False, True)],
     *[
-        Case(cell, H=33, dtype=BF16, thresholds=PRESENT[cell], once=("hidden",), sizes=(33, 17, 16, 5), reverse=reverse)
-        for cell, reverse in (("LSTM", True), ("GRU", False), ("GRU", True))
+        Case(cell, H=33, dtype=BF16, thresholds=PRESENT[cell], once=("hidden",), sizes=(17, 16, 5), reverse=reverse)
+        for cell, reverse in (("LSTM", True), ("GRU", False))
     ],
 ]
 
