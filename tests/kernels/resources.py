@@ -68,7 +68,7 @@ GATED_SIZES = {
     "resident": {32: ("fp32",), 64: ("tf32",), 101: ("bf16",), 128: ("bf16",)},
     "cooperative": {512: ("fp32", "tf32"), 1024: ("bf16",)},
 }
-QUICK = ("sm_80", "sm_90")  # targets of the gated kernels in a test, which would take twenty minutes for all
+QUICK = ("sm_90",)  # targets of the gated kernels in a test, which would take twenty minutes for all
 
 PAIR = 8  # bytes that may be spilled: ptxas gives up two registers to fit one program more on a multiprocessor
 

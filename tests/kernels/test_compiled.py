@@ -24,7 +24,7 @@ def run(*arguments):
 
 
 def test_no_kernel_spills_and_the_table_is_fresh():
-    """Compiles every kernel for every device, those of a GRU and an LSTM for two. Triton keeps what it has compiled."""
+    """Compiles every kernel for every device, those of a GRU and an LSTM for one. Triton keeps what it has compiled."""
     run("-m", "tests.kernels.resources", "--quick")
 
 
