@@ -312,6 +312,7 @@ def plan_gated_cooperative(
     copies = _copies(dtype, tf32, device)
     warps = 8 * 32 // device.warp_size
     most = GATED_REGISTERS.get(device.capability, MOST_REGISTERS)
+    crowded = extras.packed or copies == 2 or "zoneout" in extras.kinds
     for slice in () if reason else (16, 8) if device.warp_size == 32 else (16,):  # AMD's tensor cores take 16
         slices = _ceil_div(H, slice)
         chunk = _gated_chunk(H, warps, dtype)
@@ -320,7 +321,7 @@ def plan_gated_cooperative(
         shared = warps * ROWS * 4 * slice * 4
         if registers > most:
             reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread, only {most} leave room for the rest"
-        elif registers > 112 and cell == "LSTM" and device.capability >= 90 and (extras.packed or copies == 2):
+        elif registers > 112 and cell == "LSTM" and device.capability >= 90 and crowded:
             reason = f"W_hh of H = {H}, {dtype}, takes {registers} registers a thread: backward would spill"
         elif slices > device.num_sms:
             reason = f"{slices} programs must be resident at once, the device has {device.num_sms} multiprocessors"
