@@ -37,11 +37,14 @@ from .launch import (
     bits_and_share,
     check_zoneout,
     cropped,
+    cropped_gates,
     dense,
     drawn,
     is_per_step,
     on_device,
     padded,
+    padded_gates,
+    padded_weight,
     row_offsets,
 )
 from .mask_bits import words, words_keep
@@ -497,11 +500,11 @@ def forward(
         zoneout_bits, old_share = bits_and_share(masks)
         cell_zoneout_bits, old_cell_share = bits_and_share(masks, "cell_zoneout")
         arguments = {
-            "input_projection_ptr": _padded_gates(input_projection, H, plan.width),
+            "input_projection_ptr": dense(padded_gates(input_projection, H, plan.width)),
             "b_hn_ptr": None if b_hn is None else dense(padded(b_hn, plan.width)),
             "h_0_ptr": dense(padded(states[0], plan.width)),
             "c_0_ptr": dense(padded(states[1], plan.width)) if lstm else None,
-            "w_hh_ptr": _padded_weight(w_hh, plan.width),
+            "w_hh_ptr": padded_weight(w_hh, plan.width),
             "zoneout_ptr": zoneout_bits,
             "cell_zoneout_ptr": cell_zoneout_bits,
             "output_ptr": output,
@@ -513,7 +516,7 @@ def forward(
         }
         arguments |= _bits_and_scales(masks) | constexprs
         launch_phases(forward_kernel, arguments, shape, range(begin, shape.T + 1), plan, output.device)
-    saved = [_cropped_gates(gates, H), *([cropped(cells, H)] if cells is not None else [])]
+    saved = [cropped_gates(gates, H, plan.width), *([cropped(cells, H)] if cells is not None else [])]
     return cropped(output, H), saved
 
 
@@ -550,7 +553,7 @@ def backward(
         plan, shape, constexprs = _plan(cell, output, H, masks, reverse, tf32, sizes)
         lstm = cell == "LSTM"
         first, carried = (states[1], saved[1]) if lstm else (states[0], output)
-        gates = _padded_gates(saved[0], H, plan.width)
+        gates = dense(padded_gates(saved[0], H, plan.width))
         grad_gates = torch.empty_like(gates)
         grad_0 = [output.new_empty(shape.B, plan.width) for _ in states]
         zoneout_bits, cell_zoneout_bits = (bits_and_share(masks, kind)[0] for kind in ("zoneout", "cell_zoneout"))
@@ -574,7 +577,7 @@ def backward(
         }
         arguments |= _bits_and_scales(masks) | constexprs
         launch_phases(backward_kernel, arguments, shape, range(shape.T + 1), plan, output.device)
-    return _cropped_gates(grad_gates, H), [cropped(grad, H) for grad in grad_0]
+    return cropped_gates(grad_gates, H, plan.width), [cropped(grad, H) for grad in grad_0]
 
 
 SCALED = "hidden", "recurrent", "candidate", "cell"  # kinds whose mask has a scale, per step or per sequence
@@ -618,25 +621,9 @@ def _plan(
     return plan, Shape(T, B, offsets), constexprs
 
 
-def _padded_gates(x: Tensor, H: int, width: int) -> Tensor:
-    """x (..., gates * H) as (..., gates * width)."""
-    return dense(padded(x.unflatten(-1, (-1, H)), width).flatten(-2))
-
-
-def _cropped_gates(x: Tensor, H: int) -> Tensor:
-    """The first H columns of four gates, (..., 4 * H), contiguous."""
-    return cropped(x.unflatten(-1, (4, -1)), H).flatten(-2)
-
-
-def _padded_weight(w_hh: Tensor, width: int) -> Tensor:
-    """w_hh (gates * H, H) as (gates * width, width)."""
-    H = w_hh.shape[-1]
-    return dense(padded(w_hh.unflatten(0, (-1, H)), width, width).flatten(0, 1))
-
-
 def _transposed_weight(w_hh: Tensor, width: int, cell: str) -> Tensor:
     """w_hh (gates * H, H) as (width, gates * width), a GRU's gates as n, r, z."""
     H = w_hh.shape[-1]
     if cell == "GRU":
         w_hh = torch.cat([w_hh[2 * H :], w_hh[: 2 * H]])
-    return _padded_weight(w_hh, width).t().contiguous()
+    return padded_weight(w_hh, width).t().contiguous()

@@ -36,12 +36,15 @@ from .launch import (
     bits_and_share,
     check_zoneout,
     cropped,
+    cropped_gates,
     dense,
     drawn,
     in_rows,
     is_per_step,
     on_device,
     padded,
+    padded_gates,
+    padded_weight,
     row_offsets,
 )
 from .mask_bits import tile_kept, tile_words
@@ -430,7 +433,7 @@ def forward(
     with on_device(input_projection):
         run = _run(input_projection, w_hh, masks, cell, tf32, sizes)
         shape = input_projection.shape[:-1]
-        input_projection, (step, row, _) = in_rows(run.padded_gates(input_projection).unsqueeze(-2))
+        input_projection, (step, row, _) = in_rows(padded_gates(input_projection, run.H, run.width).unsqueeze(-2))
         output, gates = (input_projection.new_empty(*shape, k * run.width) for k in (1, 4))
         saved = [gates] if cell == "GRU" else [gates, torch.empty_like(output)]
         forward_kernel[run.grid](
@@ -438,7 +441,7 @@ def forward(
             None if b_hn is None else dense(padded(b_hn, run.width)),
             run.offsets,
             *[None if state is None else dense(padded(state, run.width)) for state in (*states, None)[:2]],
-            run.padded_weight(w_hh),
+            padded_weight(w_hh, run.width),
             *run.bits,
             output,
             *(*saved, None)[:2],
@@ -450,7 +453,7 @@ def forward(
             REVERSE=reverse,
             **run.constexprs,
         )
-    return cropped(output, run.H), [run.cropped_gates(gates), *[cropped(c, run.H) for c in saved[1:]]]
+    return cropped(output, run.H), [cropped_gates(gates, run.H, run.width), *[cropped(c, run.H) for c in saved[1:]]]
 
 
 def backward(
@@ -486,7 +489,7 @@ def backward(
             raise ValueError("the expectation of zoneout has no kernel for its gradient")
         width = run.width
         grad_output, (step, row, _) = in_rows(padded(grad_output, width).unsqueeze(-2))
-        gates = dense(run.padded_gates(saved[0]))
+        gates = dense(padded_gates(saved[0], run.H, run.width))
         grad_gates = torch.empty_like(gates)
         grad_begun = [output.new_empty(state.shape[0], width) for state in states]
         backward_kernel[run.grid](
@@ -496,7 +499,7 @@ def backward(
             dense(padded(states[-1], width)),
             dense(padded(output if cell == "GRU" else saved[1], width)),
             gates,
-            run.padded_weight(w_hh),
+            padded_weight(w_hh, run.width),
             *run.bits,
             grad_gates,
             *(*grad_begun, None)[:2],
@@ -507,7 +510,7 @@ def backward(
             REVERSE=reverse,
             **run.constexprs,
         )
-    return run.cropped_gates(grad_gates), [cropped(grad, run.H) for grad in grad_begun]
+    return cropped_gates(grad_gates, run.H, run.width), [cropped(grad, run.H) for grad in grad_begun]
 
 
 class _Run(NamedTuple):
@@ -520,16 +523,6 @@ class _Run(NamedTuple):
     scales: list[float]  # of those of them that have one
     shares: list[float | None]  # of the old state, in the expectations of both zoneouts
     constexprs: dict[str, Any]  # what both kernels are compiled for
-
-    def padded_gates(self, gates: Tensor) -> Tensor:
-        """Each gate of (..., k * H) to the width of a row."""
-        return gates if self.width == self.H else padded(gates.unflatten(-1, (-1, self.H)), self.width).flatten(-2)
-
-    def cropped_gates(self, gates: Tensor) -> Tensor:
-        return gates if self.width == self.H else gates.unflatten(-1, (-1, self.width))[..., : self.H].flatten(-2).contiguous()
-
-    def padded_weight(self, w_hh: Tensor) -> Tensor:
-        return dense(padded(w_hh.unflatten(0, (-1, self.H)), self.width, self.width))
 
 
 def _run(data: Tensor, w_hh: Tensor, masks: Masks, cell: str, tf32: bool, sizes: Sequence[int] | None) -> _Run:

@@ -232,3 +232,19 @@ def in_rows(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         x = x.clone(memory_format=torch.contiguous_format)
     *step, row, direction = (stride // width for stride in x.stride()[:-1])
     return x, (step[0] if step else 0, row, direction)
+
+
+def padded_gates(x: Tensor, H: int, width: int) -> Tensor:
+    """x (..., gates * H) as (..., gates * width), zeros behind each gate; x itself where nothing is missing."""
+    return x if width == H else padded(x.unflatten(-1, (-1, H)), width).flatten(-2)
+
+
+def padded_weight(w_hh: Tensor, width: int) -> Tensor:
+    """w_hh (gates * H, H) as (gates * width, width), zeros behind each gate, as `dense` returns it."""
+    H = w_hh.shape[-1]
+    return dense(w_hh if width == H else padded(w_hh.unflatten(0, (-1, H)), width, width).flatten(0, 1))
+
+
+def cropped_gates(x: Tensor, H: int, width: int) -> Tensor:
+    """The first H columns of each gate of (..., gates * width), contiguous."""
+    return x if width == H else cropped(x.unflatten(-1, (-1, width)), H).flatten(-2)

@@ -57,6 +57,15 @@ class Weights(NamedTuple):
         """The sum of both biases, for a cell that adds both to the same."""
         return self.b_hh if self.b_ih is None else self.b_ih if self.b_hh is None else self.b_ih + self.b_hh
 
+    @property
+    def biases_of_gru(self) -> tuple[Tensor | None, Tensor | None]:
+        """What is added to W_ih x (3*H), and to W_hn h' (H)."""
+        if self.b_hh is None:
+            return self.b_ih, None
+        bias, b_hn = self.b_hh.clone(), self.b_hh[-self.w_hh.shape[-1] :]
+        bias[-b_hn.shape[0] :].zero_()
+        return bias if self.b_ih is None else bias.add_(self.b_ih), b_hn
+
 
 @dataclass(frozen=True)
 class Cell:

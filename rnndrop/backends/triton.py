@@ -105,7 +105,7 @@ class GatedKernels(Kernels):
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
-        bias, b_hn = (weights.bias, None) if cell.columns == cell.gates else _biases_of_gru(weights)
+        bias, b_hn = (weights.bias, None) if cell.columns == cell.gates else weights.biases_of_gru
         projection = _by_step(_projection(input, weights.w_ih, bias), steps)
         options = self._options(steps, cell)
         output, saved = self.recurrence.forward(projection, states, weights.w_hh, self._bits(masks), b_hn=b_hn, **options)
@@ -128,15 +128,6 @@ def _projection(input: Tensor, w_ih: Tensor, bias: Tensor | None) -> Tensor:
     """W_ih x and the bias, a row for each row of the sequences."""
     x = input.reshape(-1, input.shape[-1])
     return x @ w_ih.t() if bias is None else torch.addmm(bias, x, w_ih.t())
-
-
-def _biases_of_gru(weights: Weights) -> tuple[Tensor | None, Tensor | None]:
-    """What is added to W_ih x, and to W_hn h."""
-    if weights.b_hh is None:
-        return weights.b_ih, None
-    bias, b_hn = weights.b_hh.clone(), weights.b_hh[-weights.w_hh.shape[-1] :]
-    bias[-b_hn.shape[0] :].zero_()
-    return bias if weights.b_ih is None else bias.add_(weights.b_ih), b_hn
 
 
 def _by_step(rows: Tensor, steps: Steps) -> Tensor:

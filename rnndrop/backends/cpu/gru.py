@@ -41,12 +41,10 @@ def prepared(weights: Weights) -> Weights:
     hidden = weights.w_hh.shape[1]
     factor, _ = sigmoids(SIGMOIDS, hidden, weights.w_hh)
     w_hh = transposed(recurrent_rows(weights.w_hh), factor.roll(hidden))
-    b_ih, b_hh = weights.b_ih, weights.w_hh.new_zeros(hidden)
-    if weights.b_hh is not None:
-        of_others, b_hh = weights.b_hh[: 2 * hidden], weights.b_hh[2 * hidden :]
-        others = torch.cat([of_others, torch.zeros_like(b_hh)])
-        b_ih = others if b_ih is None else b_ih + others
-    return Weights(weights.w_ih * factor[:, None], w_hh, None if b_ih is None else b_ih * factor, b_hh)
+    bias, b_hn = weights.biases_of_gru
+    if b_hn is None:
+        b_hn = weights.w_hh.new_zeros(hidden)
+    return Weights(weights.w_ih * factor[:, None], w_hh, None if bias is None else bias * factor, b_hn)
 
 
 def recurrent_rows(w_hh: Tensor) -> Tensor:

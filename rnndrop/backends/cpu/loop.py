@@ -23,6 +23,7 @@ from .elements import (
     bits_of,
     computes_in,
     dropped,
+    each_row,
     library_of,
     numbers_of,
     pieces,
@@ -79,9 +80,7 @@ class Cpu(GateBackend):
         return gates, _go_back(layer, grad_output, grad_states, partial(rnn.backward, gates))
 
     def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
-        steps, keep = layer.steps, mask.keep
-        if keep.shape[0] != steps.rows:
-            keep = steps.repeated(keep)
+        steps, keep = layer.steps, each_row(mask.keep, layer.steps)
         if len(steps.runs) > 1:
             parts = [(slice(None), steps.before(layer.rows, layer.states[0]))]
         else:
