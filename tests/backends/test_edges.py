@@ -143,3 +143,13 @@ def test_a_bias_changed_between_the_backwards(dropouts):
         module.bias_hh_l0.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         sum(g.square().sum() for g in gradients).backward()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("module", [rnndrop.RNN, rnndrop.GRU, rnndrop.LSTM])
+def test_infinite_numbers_raise_no_warning(module):
+    layer = module(4, 8, hidden_dropout=0.5)
+    hx = torch.full((1, 2, 8), torch.inf)
+    output, _ = layer(torch.randn(5, 2, 4), (hx, hx) if module is rnndrop.LSTM else hx)
+    output.sum().backward()
+    assert output.isnan().any()

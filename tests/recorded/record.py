@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import platform
-import re
 import warnings
 from pathlib import Path
 
@@ -27,14 +25,6 @@ LENGTHS = [4, 3, 1]
 RATES = {"hidden": {"hidden_dropout": 0.3}, "recurrent": {"recurrent_dropout": 0.4}, "all": {}}
 RATES["all"] = {**RATES["hidden"], **RATES["recurrent"]}
 NETWORKS = {"1 layer": (1, False), "1 layer, both directions": (1, True), "2 layers, both directions": (2, True)}
-
-
-def machine() -> str:
-    """What decides the last bits of a result: PyTorch, what it uses of the processor, the processor."""
-    found = Path("/proc/cpuinfo")
-    facts = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", found.read_text(), re.M)) if found.exists() else {}
-    processor = " ".join(facts[name] for name in sorted(facts)) or platform.processor()
-    return f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {processor}"
 
 
 def filled(start: int, *shape: int, size: float = 1.0, dtype: torch.dtype) -> Tensor:
@@ -106,5 +96,5 @@ if __name__ == "__main__":
     parser.add_argument("file", type=Path, help="the .npz file to write")
     file = parser.parse_args().file
     torch.set_num_threads(1)
-    np.savez_compressed(file, machine=np.array(machine()), **results())
-    print(f"{file}: {file.stat().st_size:,} bytes, from {rnndrop.__file__} {rnndrop.__version__}, on {machine()}")
+    np.savez_compressed(file, **results())
+    print(f"{file}: {file.stat().st_size:,} bytes, from {rnndrop.__file__} {rnndrop.__version__}")

@@ -49,6 +49,17 @@ def bits_of(x: Tensor) -> Array:
     return x.view(INTEGER[x.element_size()]).numpy()
 
 
+def bits(x: Numbers) -> Array:
+    """The same."""
+    return x.view(f"i{x.itemsize}") if isinstance(x, Array) else bits_of(x)
+
+
+def keep_only(x: Numbers, keep: Array) -> None:
+    """Zeroes what the mask drops."""
+    of_x = bits(x)
+    np.bitwise_and(of_x, keep, of_x)
+
+
 def activation_of(name: str, like: Tensor) -> Callable[[Numbers, Numbers], Any]:
     """f of the first argument, into the second, which is the same."""
     if like.dtype in WIDE:
@@ -72,22 +83,16 @@ def rows_of(x: Numbers, ranges: list[Range], first: int = 0) -> list[Numbers]:
     return rows[::-1] if start > other else rows
 
 
-def firsts(x: Numbers, ranges: list[Range]) -> list[Numbers]:
-    """The first rows of x (B, ...), as many as there are in each of the ranges."""
-    sizes = [stop - start for start, stop in ranges]
-    return [x] * len(sizes) if sizes[0] == sizes[-1] == len(x) else [x[:size] for size in sizes]
+def halves(which: Sequence[bool], like: Tensor) -> Array:
+    """What the arguments of gates (G*H), G times as wide as `like`, are multiplied by before tanh, and tanh after it, for those
+    `which` are sigmoids to come of it: sigmoid(x) = (1 + tanh(x/2)) / 2."""
+    return np.repeat(np.array([0.5 if one else 1.0 for one in which], like.numpy().dtype), like.shape[1])
 
 
-def sigmoids(which: Sequence[bool], hidden: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What the arguments of gates (G*H) are multiplied by before tanh, and tanh after it, and what is added then: those `which`
-    are sigmoids come of it as (1 + tanh(x/2)) / 2."""
-    factor = like.new_tensor([0.5 if one else 1.0 for one in which]).repeat_interleave(hidden)
-    return factor, 1 - factor
-
-
-def transposed(weight: Tensor, factor: Tensor) -> Tensor:
-    """Rows times a factor each, in the order in which a product with the transpose is the fastest."""
-    return weight.t().clone(memory_format=torch.contiguous_format).mul_(factor).t()
+def scale_and_shift(which: Sequence[bool], like: Tensor) -> tuple[Array, Array]:
+    """What tanh is multiplied by, and what is added then: a row for each of `like` (B, H)."""
+    scale = np.tile(halves(which, like), (len(like), 1))
+    return scale, 1 - scale
 
 
 def rows_of_steps(x: Tensor, steps: Steps) -> list[Numbers]:
@@ -189,7 +194,7 @@ def alternating(steps: Steps, like: Tensor) -> Iterator[tuple[int, int, list[Ran
 
 
 def _together(ranges: list[Range], rows: int) -> Iterator[tuple[int, int, list[Range]]]:
-    most = max(1, rows // max(1, max((stop - start for start, stop in ranges), default=0)))
+    most = max(1, rows // max(1, *(stop - start for start, stop in (ranges[0], ranges[-1])))) if ranges else 1
     for i in range(0, len(ranges), most):
         chunk = ranges[i : i + most]
         yield min(chunk[0], chunk[-1])[0], max(chunk[0], chunk[-1])[1], chunk

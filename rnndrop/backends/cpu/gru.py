@@ -17,19 +17,18 @@ from .elements import (
     Collect,
     Range,
     alternating,
-    bits_of,
+    bits,
     chunks,
     dropped,
     each_row,
-    firsts,
+    halves,
+    keep_only,
     rows_of,
+    scale_and_shift,
     scale_of,
-    sigmoids,
     states_before,
     step_masks,
-    transposed,
 )
-from .library import Library, Rows, library_for
 from .zone import part, zoning
 
 SIGMOIDS = (True, True, False)  # which of the gates are
@@ -39,111 +38,79 @@ def prepared(weights: Weights) -> Weights:
     """The weights by which a step makes the arguments of tanh: sigmoid(x) = (1 + tanh(x/2)) / 2; W_hh's rows stand in the order
     n, r, z, and in place of b_hh is what of it is n's."""
     hidden = weights.w_hh.shape[1]
-    factor, _ = sigmoids(SIGMOIDS, hidden, weights.w_hh)
-    w_hh = transposed(recurrent_rows(weights.w_hh), factor.roll(hidden))
+    factor = torch.from_numpy(halves(SIGMOIDS, weights.w_hh))
     bias, b_hn = weights.biases_of_gru
     if b_hn is None:
         b_hn = weights.w_hh.new_zeros(hidden)
+    w_hh = recurrent_rows(weights.w_hh).mul_(factor.roll(hidden)[:, None])
     return Weights(weights.w_ih * factor[:, None], w_hh, None if bias is None else bias * factor, b_hn)
 
 
 def recurrent_rows(w_hh: Tensor) -> Tensor:
-    """The rows of W_hh in the order of the columns of gates."""
+    """The rows of W_hh in the order of the columns of gates, a copy."""
     return w_hh.roll(w_hh.shape[1], 0)
 
 
 def forward(
     output: Tensor, saved: Sequence[Tensor], states: Sequence[Tensor], masks: Masks, steps: Steps, cell: Cell, scale: float
-) -> Iterator[tuple[Tensor, Tensor, Array]]:
+) -> Iterator[None]:
     """As :func:`rnn.forward`; `saved` are the gates."""
     (gates,), (h_0,), ranges, hidden = saved, states, steps.ranges, output.shape[1]
-    candidate, scratch, library = masks.get("candidate"), torch.empty_like(h_0), library_for(h_0)
-    of_candidate, zone = scale_of(candidate), zoning(output, h_0, masks.get("zoneout"), steps)
+    by, plus = scale_and_shift(SIGMOIDS[:2], h_0)
+    zone, of_candidate = zoning(output, h_0, masks.get("zoneout"), steps), scale_of(masks.get("candidate"))
+    memory, multiply, add, tanh = np.empty_like(h_0.numpy()), np.multiply, np.add, np.tanh
+    rows = (rows_of(x.numpy(), ranges) for x in (gates[:, hidden : 3 * hidden], gates.view(len(gates), 4, hidden)))
+    before = states_before(output.numpy(), h_0.numpy(), ranges)
     keeps = [step_masks(masks.get(kind), steps, gates) for kind in ("hidden", "candidate")]
-    of_h = states_before(library.of(output), library.of(h_0), ranges)
-    by, plus = (library.repeated(row, len(h_0)) for row in sigmoids(SIGMOIDS[:2], hidden, gates))
-    both = gates[:, hidden : 3 * hidden]
-    rows = (
-        steps.split(gates[:, : 3 * hidden]),
-        *[rows_of(library.of(gate), ranges) for gate in gates.chunk(4, 1)],
-        rows_of(both.numpy(), ranges),
-        rows_of(library.of(both), ranges),
-        firsts(by, ranges),
-        firsts(plus, ranges),
-        rows_of(gates[:, 3 * hidden :].numpy(), ranges),
-        rows_of(bits_of(gates)[:, 3 * hidden :], ranges),
-        steps.split(output),
-        rows_of(output.numpy(), ranges),
-        rows_of(bits_of(output), ranges),
-        *[firsts(row, ranges) for row in (library.of(scratch), scratch.numpy(), bits_of(scratch))],
-    )
-    for (
-        tensor,
-        hn,
-        r,
-        z,
-        n,
-        rz_numbers,
-        rz,
-        scale_,
-        shift,
-        n_numbers,
-        n_bits,
-        h_tensor,
-        h_numbers,
-        h_bits,
-        x,
-        x_numbers,
-        x_bits,
-        m,
-        u,
-    ) in zip(*rows, *keeps, strict=False):
-        yield tensor, h_tensor, h_bits
-        h, before = next(of_h)
-        np.tanh(rz_numbers, rz_numbers)
-        library.scale_and_shift(rz, scale_, shift)
-        library.add_product(n, r, hn, n)
-        np.tanh(n_numbers, n_numbers)
+    for rz, apart, (h, h_before), m, u in zip(*rows, before, *keeps, strict=False):
+        size = len(h)
+        x = memory[:size]
+        tanh(rz, rz)
+        multiply(rz, by[:size], rz)
+        add(rz, plus[:size], rz)
+        hn, r, z, n = apart.swapaxes(0, 1)
+        multiply(r, hn, x)
+        add(n, x, n)
+        tanh(n, n)
+        kept = n
         if u is not None:
-            np.bitwise_and(n_bits, u, x_bits)
-            x_numbers *= of_candidate
-        library.mix(z, before, n if u is None else x, h)
+            kept = x
+            np.bitwise_and(bits(n), u, bits(x))
+            x *= of_candidate
+        np.subtract(h_before, kept, h)  # z * h_{t-1} + (1 - z) * n
+        multiply(h, z, h)
+        add(h, kept, h)
         if m is not None:
-            h_bits &= m
-            h_numbers *= scale
+            keep_only(h, m)
+            h *= scale
         if zone is not None:
             next(zone)
+        yield
 
 
-def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Tensor]:
+def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Array]:
     """As :func:`lstm.backward`; of h_t part goes past the gates."""
-    (grad_h,), library, hidden = grads, library_for(grads[0]), layer.rows.shape[1]
-    made, of_grad_h, factors = (
-        torch.empty_like(grad_h) if "zoneout" in layer.masks else grad_h,
-        bits_of(grad_h),
-        _Factors(layer),
-    )
-    keeps = [step_masks(layer.masks.get(kind), steps, grad_h) for kind in ("hidden", "zoneout")]
+    grad_h, factors, hidden = grads[0].numpy(), _Factors(layer), layer.rows.shape[1]
+    made = np.empty_like(grad_h) if "zoneout" in layer.masks else grad_h
+    memory, multiply = np.empty_like(grad_h), np.multiply
+    keeps = [step_masks(layer.masks.get(kind), steps, grads[0]) for kind in ("hidden", "zoneout")]
     for first, last, ranges, gates in alternating(steps, layer.saved[0]):
-        rows = (
-            rows_of(gates[:, : 3 * hidden], ranges, first),
-            factors.rows(gates, first, ranges, library),
-            rows_of(library.of(gates.view(len(gates), 4, hidden)), ranges, first),
-            *[firsts(row, ranges) for row in (library.of(grad_h), grad_h.numpy())],
-            *[firsts(row, ranges) for row in (library.of(made.unsqueeze(1)), library.of(made), made.numpy(), bits_of(made))],
-        )
-        for tensor, past, a, gh, gh_numbers, m_each, m, m_numbers, m_bits, keep, zone in zip(*rows, *keeps, strict=False):
-            yield tensor
+        numbers = gates[:, : 3 * hidden].numpy(), gates.view(len(gates), 4, hidden).numpy()
+        rows = (rows_of(x, ranges, first) for x in numbers)
+        for a, apart, past, keep, zone in zip(*rows, factors.rows(gates, first, ranges), *keeps, strict=False):
+            size = len(a)
+            of_h, of_made = grad_h[:size], made[:size]
             if zone is not None:
-                np.copyto(m_numbers, gh_numbers)
-                part(m_bits, of_grad_h, zone)
+                np.copyto(of_made, of_h)
+                part(bits(of_made), bits(grad_h), zone)
             if keep is not None:
-                m_bits &= keep
-            library.multiply(a, m_each, out=a)
+                keep_only(of_made, keep)
+            multiply(apart, of_made[:, None], apart)
             if zone is None:
-                library.multiply(gh, past, out=gh)
+                of_h *= past
             else:
-                library.add_product(gh, m, past, gh)
+                of_h += multiply(of_made, past, memory[:size])
+            yield a
         collect(first, last, gates)
 
 
@@ -155,7 +122,7 @@ class _Factors:
         self.saved, self.h, self.scale = layer.saved[0], layer.rows, scale_of(layer.masks.get("hidden"))
         self.of_n, self.keep = scale_of(u), None if u is None else each_row(u.keep, layer.steps)
 
-    def rows(self, gates: Tensor, start: int, ranges: list[Range], library: Library) -> Iterator[Rows]:
+    def rows(self, gates: Tensor, start: int, ranges: list[Range]) -> Iterator[Array]:
         """Fills `gates`, whose first row is row `start`, with what the gradient of m * made is multiplied by to be theirs, and
         gives what takes it to h_{t-1} past them, a step at a time."""
         scale = self.scale * self.of_n
@@ -175,4 +142,4 @@ class _Factors:
             torch.mul(of_candidate, r, out=of_hn)
             torch.addcmul(hn, hn, r, value=-1, out=of_r)
             of_r *= of_hn
-            yield from rows_of(library.of(z * self.scale), chunk, first)
+            yield from rows_of((z * self.scale).numpy(), chunk, first)

@@ -20,6 +20,8 @@ from .collected import Collected
 from .elements import (
     WIDE,
     Array,
+    Numbers,
+    bits,
     bits_of,
     computes_in,
     dropped,
@@ -28,14 +30,18 @@ from .elements import (
     numbers_of,
     pieces,
     row_ranges,
+    rows_of,
     rows_of_steps,
+    scale_of,
     step_masks,
 )
+from .product import product
 
 CELLS: dict[str, ModuleType] = {"RNN_TANH": rnn, "RNN_RELU": rnn, "GRU": gru, "LSTM": lstm}
 
 
 class Cpu(GateBackend):
+    @np.errstate(all="ignore")  # as silent as PyTorch where infinite numbers meet
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
     ) -> Result:
@@ -52,6 +58,7 @@ class Cpu(GateBackend):
             saved[0].copy_(made[1])
         return Result(result, [state.to(input.dtype) for state in last], saved)
 
+    @np.errstate(all="ignore")
     def backward(
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
     ) -> Gradients:
@@ -119,36 +126,36 @@ def _forward(
     (N, H) of a shorter dtype for each state, what goes on from each step is what was written there."""
     hidden, recurrent, module = masks.get("hidden"), masks.get("recurrent"), CELLS[cell.mode]
     states = [state.resolve_neg().contiguous() for state in states]
-    h_0, weights = states[0], module.prepared(weights)
-    projecting = _projecting(input, weights, saved[0] if saved else output, steps, at_once=not saved)
+    weights, ranges, before = module.prepared(weights), steps.ranges, saved[0] if saved else output
+    projecting = _projecting(input, weights, before, steps, at_once=not saved)
     # The hidden mask's scale is folded into the weight, unless a step itself needs what it makes as it is.
     now, later = (hidden, None) if saved or "zoneout" in masks or rounded else (None, hidden)
-    from_h_0 = _scaled(weights.w_hh.t(), recurrent)
-    from_h = _scaled(from_h_0, later)
-    drop = _dropper(h_0, recurrent)
-    h_0_bits, first = bits_of(h_0), steps.runs[-1 if steps.reverse else 0].size
-    h, h_bits, weight = h_0[:first], h_0_bits[:first], from_h_0
-    cell_steps = module.forward(output, saved, states, masks, steps, cell, 1.0 if now is None else now.scale)
+    weight = _scaled(weights.w_hh.t(), recurrent)
+    from_h_0 = from_h = product(weight, steps.batch, 1 if later else steps.count)
+    if later is not None:
+        from_h = product(weight * later.scale, steps.batch, steps.count)
+    drop, h_0 = _dropper(states[0], recurrent), numbers_of(states[0])
+    h, multiply = h_0[: steps.runs[-1 if steps.reverse else 0].size], from_h_0
+    cell_steps = module.forward(output, saved, states, masks, steps, cell, scale_of(now))
     rounding = _rounding([output, *saved[1:]], rounded, steps) if rounded else repeat(None)
-    keeps = step_masks(recurrent, steps, output)
-    for (gates, new_h, bits), r, *_ in zip(cell_steps, keeps, rounding, projecting, strict=False):
-        if len(bits) == len(h_bits):
-            gates.addmm_(drop(h, h_bits, r), weight)
+    gates_rows, h_rows = (rows_of(numbers_of(x), ranges) for x in (before[:, : weight.shape[1]], output))
+    for gates, made, r, _ in zip(gates_rows, h_rows, step_masks(recurrent, steps, output), projecting, strict=False):
+        if len(gates) == len(h):
+            multiply(drop(h, r), gates, gates)
         else:  # some sequences ended, or some begin, from h_0
-            carried = min(len(bits), len(h_bits))
-            gates[:carried].addmm_(drop(h[:carried], h_bits[:carried], r), weight)
-            begin = slice(carried, len(bits))
-            gates[begin].addmm_(drop(h_0[begin], h_0_bits[begin], r, carried), from_h_0)
-        h, h_bits, weight = new_h, bits, from_h
-    next(rounding)
+            carried, begin = min(len(gates), len(h)), slice(len(h), len(gates))
+            multiply(drop(h[:carried], r), gates[:carried], gates[:carried])
+            from_h_0(drop(h_0[begin], r, carried), gates[begin], gates[begin])
+        next(cell_steps)
+        next(rounding)
+        h, multiply = made, from_h
     if later is not None:
         output *= later.scale
     return [steps.last(rows) for rows in (output, *saved[1:])]
 
 
 def _rounding(states: Sequence[Tensor], rounded: Sequence[Tensor], steps: Steps) -> Iterator[None]:
-    """Before each step, and after the last, it rounds what the one before made."""
-    yield
+    """Asked for the next, it rounds what the step made."""
     for pairs in zip(
         *(zip(steps.split(x), steps.split(y), strict=True) for x, y in zip(states, rounded, strict=True)), strict=True
     ):
@@ -176,30 +183,31 @@ def _go_back(
     layer: Layer,
     grad_output: Tensor,
     grad_states: Sequence[Tensor | None],
-    cell_backward: Callable[[Sequence[Tensor], Layer, Steps], Iterator[Tensor]],
+    cell_backward: Callable[[Sequence[Tensor], Layer, Steps], Iterator[Numbers]],
 ) -> list[Tensor]:
     """The gradients of the states at the beginning (B, H), after `cell_backward` has had those of the states of each step."""
     h_0, steps, recurrent = layer.states[0], layer.steps.backwards(), layer.masks.get("recurrent")
     passes_by = _passes_by(layer.masks, layer.cell)
     weight = _scaled(CELLS[layer.cell.mode].recurrent_rows(layer.weights.w_hh), recurrent)
-    grad_h_0, grad_h, product = (h_0.new_empty(h_0.shape) for _ in range(3))
+    multiply, drop_bits = product(weight, steps.batch, steps.count), np.bitwise_and
+    grad_h_0, grad_h, entered = (h_0.new_empty(h_0.shape) for _ in range(3))
     after_h = [_copy(grad, state) for grad, state in zip(grad_states[1:], layer.states[1:], strict=True)]
-    of_h_0, of_h, to_earlier, to_earlier_bits = *map(numbers_of, (grad_h_0, grad_h, product)), bits_of(product)
+    of_h_0, of_h, to_earlier, to_earlier_bits = *map(numbers_of, (grad_h_0, grad_h, entered)), bits_of(entered)
     of_h_n, add = None if grad_states[0] is None else numbers_of(grad_states[0].resolve_neg()), library_of(h_0).add
 
-    def go_back(later: Tensor, size: int, r: Array | None) -> None:
+    def go_back(later: Numbers, size: int, r: Array | None) -> None:
         """From the gates of a step to the states before it, `to_earlier`."""
-        to_earlier[:size] = 0  # added to, a product takes less time than into nothing
-        (product if size == len(to_earlier) else product[:size]).addmm_(later, weight)
+        to_earlier[:size] = 0
+        multiply(later, to_earlier[:size], to_earlier[:size])
         if r is not None:
-            np.bitwise_and(to_earlier_bits[:size], r, to_earlier_bits[:size])
+            drop_bits(to_earlier_bits[:size], r, to_earlier_bits[:size])
         if passes_by:
             to_earlier[:size] += of_h[:size]
 
-    later, later_size, later_r, grad_rows = weight.new_empty(0, len(weight)), 0, None, grad_h[:0]
+    later, later_r, now = numbers_of(weight.new_empty(0, len(weight))), None, of_h[:0]
     cell_steps, grads = cell_backward([grad_h, *after_h], layer, steps), rows_of_steps(grad_output, steps)
-    for a, g, r in zip(cell_steps, grads, step_masks(recurrent, steps, h_0), strict=False):
-        size = len(g)
+    for g, r in zip(grads, step_masks(recurrent, steps, h_0), strict=False):
+        size, later_size = len(g), len(later)
         if size != later_size:
             go_back(later, later_size, later_r)
             of_h_0[size:later_size] = to_earlier[size:later_size]  # these sequences began in the step after this
@@ -208,19 +216,19 @@ def _go_back(
             of_h[carried:size] = g[carried:]  # these end here
             if of_h_n is not None:
                 of_h[carried:size] += of_h_n[carried:size]
-            grad_rows = grad_h[:size]
+            now = of_h[:size]
         elif recurrent is not None:
             go_back(later, size, later_r)
-            add(g, to_earlier[:size], out=of_h[:size])
+            add(g, to_earlier[:size], out=now)
+        elif passes_by:
+            add(now, g, out=now)
+            multiply(later, now, now)
         else:
-            if passes_by:
-                of_h[:size] += g
-            else:
-                of_h[:size] = g
-            grad_rows.addmm_(later, weight)
-        later, later_size, later_r = a, size, r
-    go_back(later, later_size, later_r)
-    of_h_0[:later_size] = to_earlier[:later_size]
+            multiply(later, g, now)
+        later, later_r = next(cell_steps), r
+    go_back(later, len(later), later_r)
+    of_h_0[: len(later)] = to_earlier[: len(later)]
+    next(cell_steps, None)  # what is left to do with the gates of the last steps
     return [grad_h_0, *after_h]
 
 
@@ -229,18 +237,18 @@ def _passes_by(masks: Masks, cell: Cell) -> bool:
     return "zoneout" in masks or cell.mode == "GRU"
 
 
-def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Tensor]:
+def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Numbers]:
     """A function that zeroes what the mask of a step drops of some rows, in a buffer of its own."""
     if mask is None:
-        return lambda x, bits, keep, first=0: x
+        return lambda x, keep, first=0: x
     buffer = torch.empty_like(like)
-    buffer_bits = bits_of(buffer)
+    numbers, of_bits = numbers_of(buffer), bits_of(buffer)
 
-    def drop(x: Tensor, bits: Array, keep: Array, first: int = 0) -> Tensor:
-        """`bits` are those of x; `first` is the mask's row of its first."""
-        size = len(bits)
-        np.bitwise_and(bits, keep[first : first + size], buffer_bits[:size])
-        return buffer if size == len(buffer_bits) else buffer[:size]
+    def drop(x: Numbers, keep: Array, first: int = 0) -> Numbers:
+        """`first` is the mask's row of x's first."""
+        size = len(x)
+        np.bitwise_and(bits(x), keep[first : first + size], of_bits[:size])
+        return numbers[:size]
 
     return drop
 

@@ -18,20 +18,19 @@ from .elements import (
     Collect,
     Range,
     alternating,
-    bits_of,
+    bits,
     chunks,
     dropped,
     each_row,
     entering_rows,
-    firsts,
+    halves,
+    keep_only,
     rows_of,
+    scale_and_shift,
     scale_of,
-    sigmoids,
     states_before,
     step_masks,
-    transposed,
 )
-from .library import Library, NumPy, Rows, library_for
 from .zone import part, zoning
 
 SIGMOIDS = (True, True, False, True)  # which of the gates are
@@ -39,9 +38,9 @@ SIGMOIDS = (True, True, False, True)  # which of the gates are
 
 def prepared(weights: Weights) -> Weights:
     """The weights by which a step makes the arguments of tanh: sigmoid(x) = (1 + tanh(x/2)) / 2."""
-    factor, _ = sigmoids(SIGMOIDS, weights.w_hh.shape[1], weights.w_hh)
+    factor = torch.from_numpy(halves(SIGMOIDS, weights.w_hh))
     bias = weights.bias
-    return Weights(weights.w_ih * factor[:, None], transposed(weights.w_hh, factor), None if bias is None else bias * factor)
+    return Weights(weights.w_ih * factor[:, None], weights.w_hh * factor[:, None], None if bias is None else bias * factor)
 
 
 def recurrent_rows(w_hh: Tensor) -> Tensor:
@@ -51,169 +50,95 @@ def recurrent_rows(w_hh: Tensor) -> Tensor:
 
 def forward(
     output: Tensor, saved: Sequence[Tensor], states: Sequence[Tensor], masks: Masks, steps: Steps, cell: Cell, scale: float
-) -> Iterator[tuple[Tensor, Tensor, Array]]:
+) -> Iterator[None]:
     """As :func:`rnn.forward`; `saved` are the gates and the cell states."""
-    (gates, cells), (h_0, c_0), ranges, library = saved, states, steps.ranges, library_for(states[1])
-    candidate, cell_mask, scratch = masks.get("candidate"), masks.get("cell"), torch.empty_like(c_0)
-    of_candidate, of_cell, multiply, add_product = (
-        scale_of(candidate),
-        scale_of(cell_mask),
-        library.multiply,
-        library.add_product,
-    )
-    sigmoid = [library.repeated(row, len(c_0)) for row in sigmoids(SIGMOIDS, c_0.shape[1], gates)]
+    (gates, cells), (h_0, c_0), ranges, hidden = saved, states, steps.ranges, output.shape[1]
+    by, plus = scale_and_shift(SIGMOIDS, c_0)
     zone, cell_zone = zoning(output, h_0, masks.get("zoneout"), steps), zoning(cells, c_0, masks.get("cell_zoneout"), steps)
+    of_cell, of_candidate = scale_of(masks.get("cell")), scale_of(masks.get("candidate"))
+    memory, multiply, add, tanh = np.empty_like(c_0.numpy()), np.multiply, np.add, np.tanh
+    rows = (rows_of(x.numpy(), ranges) for x in (gates, gates.view(len(gates), 4, hidden), output))
+    before = states_before(cells.numpy(), c_0.numpy(), ranges)
     keeps = [step_masks(masks.get(kind), steps, gates) for kind in ("hidden", "cell", "candidate")]
-    of_c = states_before(library.of(cells), library.of(c_0), ranges)
-    tensors, outputs = steps.split(gates), steps.split(output)
-    arrays, of_output = rows_of(gates.numpy(), ranges), rows_of(output.numpy(), ranges)
-    rows = (
-        tensors,
-        arrays,
-        arrays if library is NumPy else tensors,
-        *[rows_of(library.of(gate), ranges) for gate in gates.chunk(4, 1)],
-        rows_of(np.split(bits_of(gates), 4, 1)[2], ranges),
-        outputs,
-        of_output if library is NumPy else outputs,
-        of_output,
-        rows_of(bits_of(output), ranges),
-        rows_of(cells.numpy(), ranges),
-        rows_of(bits_of(cells), ranges),
-        *[firsts(row, ranges) for row in (library.of(scratch), scratch.numpy(), bits_of(scratch), *sigmoid)],
-    )
-    for (
-        tensor,
-        a,
-        gate,
-        i,
-        f,
-        g,
-        o,
-        g_bits,
-        h_tensor,
-        h,
-        h_numbers,
-        h_bits,
-        c_numbers,
-        c_bits,
-        x,
-        x_numbers,
-        x_bits,
-        by,
-        plus,
-        *keep,
-    ) in zip(*rows, *keeps, strict=False):
-        yield tensor, h_tensor, h_bits
-        (c, before), (m, d, u) = next(of_c), keep
-        np.tanh(a, a)
-        library.scale_and_shift(gate, by, plus)
+    for a, apart, h, (c, c_before), m, d, u in zip(*rows, before, *keeps, strict=False):
+        size = len(a)
+        x = memory[:size]
+        tanh(a, a)
+        multiply(a, by[:size], a)
+        add(a, plus[:size], a)
+        i, f, g, o = apart.swapaxes(0, 1)
         if u is None:
-            multiply(i, g, out=x)
+            multiply(i, g, x)
         else:
-            np.bitwise_and(g_bits, u, x_bits)
-            x_numbers *= of_candidate
-            multiply(i, x, out=x)
-        add_product(x, f, before, c)
+            np.bitwise_and(bits(g), u, bits(x))
+            x *= of_candidate
+            multiply(i, x, x)
+        multiply(f, c_before, c)
+        add(c, x, c)
         if d is not None:
-            c_bits &= d
-            c_numbers *= of_cell
-        np.tanh(c_numbers, x_numbers)
-        multiply(o, x, out=h)
+            keep_only(c, d)
+            c *= of_cell
+        tanh(c, x)
+        multiply(o, x, h)
         if m is not None:
-            h_bits &= m
-            if scale != 1:
-                h_numbers *= scale
+            keep_only(h, m)
+            h *= scale
         if zone is not None:
             next(zone)
         if cell_zone is not None:
             next(cell_zone)
+        yield
 
 
-def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Tensor]:
-    """The rows of each step of the gates, in memory that serves again; asked for the next, it writes their gradient, from those
-    of the step's states in the first rows of `grads` (B, H), and leaves there what goes to the states before past the gates: of
-    c_t all. `collect` takes the gradients of the gates of some steps at a time. `steps` stand in the order of the backward
-    pass."""
-    (grad_h, grad_c), library, masks = grads, library_for(grads[1]), layer.masks
-    made, carried = torch.empty_like(grad_h) if "zoneout" in masks else grad_h, torch.empty_like(grad_c)
-    multiply, add_product, of_grad_h, of_cell = (
-        library.multiply,
-        library.add_product,
-        bits_of(grad_h),
-        scale_of(masks.get("cell")),
-    )
+def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Array]:
+    """The rows of each step of the gates' gradient, in memory that serves again. It is made from those of the step's states in
+    the first rows of `grads` (B, H), where what goes to the states before past the gates is left: of c_t all. `collect` takes
+    the gradients of the gates of some steps at a time. `steps` stand in the order of the backward pass."""
+    (grad_h, grad_c), masks = (grad.numpy() for grad in grads), layer.masks
+    made, hidden = np.empty_like(grad_h) if "zoneout" in masks else grad_h, layer.rows.shape[1]
+    factors, saved_f = _Factors(layer), layer.saved[0].chunk(4, 1)[1].numpy()
+    multiply, memory, of_cell = np.multiply, np.empty_like(grad_c), scale_of(masks.get("cell"))
     kinds = ("hidden", "zoneout", "cell", "cell_zoneout", "candidate")
-    keeps = [step_masks(masks.get(kind), steps, grad_h) for kind in kinds]
-    factors = _Factors(layer, library)
-    saved_f = library.of(layer.saved[0].chunk(4, 1)[1])
+    keeps = [step_masks(masks.get(kind), steps, grads[0]) for kind in kinds]
     for first, last, ranges, gates in alternating(steps, layer.saved[0]):
-        apart = gates.view(len(gates), 4, -1)
-        rows = (
-            rows_of(gates, ranges, first),
-            factors.rows(gates, first, ranges),
-            rows_of(library.of(apart[:, :3]), ranges, first),
-            rows_of(library.of(apart[:, 3]), ranges, first),
-            rows_of(bits_of(apart)[:, :3:2], ranges, first),
-            rows_of(saved_f, ranges),
-            *[
-                firsts(row, ranges)
-                for row in (library.of(grad_c.unsqueeze(1)), library.of(grad_c), grad_c.numpy(), bits_of(grad_c))
-            ],
-            *[firsts(row, ranges) for row in (library.of(made), made.numpy(), bits_of(made), grad_h.numpy())],
-            *[firsts(row, ranges) for row in (carried.numpy(), bits_of(carried))],
-        )
-        for (
-            tensor,
-            to_c,
-            ifg,
-            o,
-            ig_bits,
-            f,
-            gc_each,
-            gc,
-            gc_numbers,
-            gc_bits,
-            m,
-            m_numbers,
-            m_bits,
-            gh,
-            x,
-            x_bits,
-            *keep,
-        ) in zip(*rows, *keeps, strict=False):
-            yield tensor
-            of_hidden, zone, d, cell_zone, u = keep
+        rows = rows_of(gates.numpy(), ranges, first), rows_of(gates.view(len(gates), 4, hidden).numpy(), ranges, first)
+        steps_of_piece = zip(*rows, factors.rows(gates, first, ranges), rows_of(saved_f, ranges), strict=True)
+        for (a, apart, to_c, f), of_hidden, zone, d, cell_zone, u in zip(steps_of_piece, *keeps, strict=False):
+            size = len(a)
+            of_made, of_c, x = made[:size], grad_c[:size], memory[:size]
             if zone is not None:
-                np.copyto(m_numbers, gh)
-                part(m_bits, of_grad_h, zone)
+                np.copyto(of_made, grad_h[:size])
+                part(bits(of_made), bits(grad_h), zone)
             if of_hidden is not None:
-                m_bits &= of_hidden
+                keep_only(of_made, of_hidden)
             if cell_zone is not None:
-                np.bitwise_and(gc_bits, ~cell_zone, x_bits)
-                gc_bits &= cell_zone
-            add_product(gc, to_c, m, gc)
+                stays = np.bitwise_and(bits(of_c), ~cell_zone).view(of_c.dtype)
+                keep_only(of_c, cell_zone)
+            of_c += multiply(to_c, of_made, x)
             if d is not None:
-                gc_bits &= d
-                gc_numbers *= of_cell
+                keep_only(of_c, d)
+                of_c *= of_cell
+            ifg, o = apart[:, :3], apart[:, 3]
             if u is not None:
-                np.bitwise_and(ig_bits, u[:, None], ig_bits)
-            multiply(ifg, gc_each, out=ifg)
-            multiply(o, m, out=o)
-            multiply(gc, f, out=gc)
+                keep_only(ifg[:, ::2], u[:, None])
+            multiply(ifg, of_c[:, None], ifg)
+            multiply(o, of_made, o)
+            of_c *= f
             if cell_zone is not None:
-                gc_numbers += x
+                of_c += stays
+            yield a
         collect(first, last, gates)
 
 
 class _Factors:
     """What the gradients of the gates are made of."""
 
-    def __init__(self, layer: Layer, library: Library) -> None:
-        self.saved, self.library, self.new = layer.saved[0], library, _new_cells(layer)
+    def __init__(self, layer: Layer) -> None:
+        self.saved, self.new = layer.saved[0], _new_cells(layer)
         self.scale, self.of_g = scale_of(layer.masks.get("hidden")), scale_of(layer.masks.get("candidate"))
         self.before = entering_rows(layer.saved[1], layer.states[1], layer.steps)
 
-    def rows(self, gates: Tensor, start: int, ranges: list[Range]) -> Iterator[Rows]:
+    def rows(self, gates: Tensor, start: int, ranges: list[Range]) -> Iterator[Array]:
         """Fills `gates`, whose first row is row `start`, with what the gradients are made of: i's, f's and g's times that of
         c', o's times that of m * made; and gives what takes the latter's to c', a step at a time."""
         kept, kept_g = (gates.new_full((), scale) for scale in (self.scale, self.of_g))
@@ -233,7 +158,7 @@ class _Factors:
             if self.scale != 1:
                 of_o *= self.scale
             to_c = torch.addcmul(kept, squashed, squashed, value=-self.scale).mul_(o)
-            yield from rows_of(self.library.of(to_c), chunk, first)
+            yield from rows_of(to_c.numpy(), chunk, first)
 
 
 def _new_cells(layer: Layer) -> Tensor:
