@@ -8,6 +8,7 @@ import torch
 from rnndrop import reference
 from rnndrop.backends.base import Layer, Needs
 from rnndrop.backends.cpu import Cpu, loop
+from rnndrop.backends.cpu import product as products
 from rnndrop.backends.cpu.elements import pieces
 from rnndrop.backends.reference import Reference
 from rnndrop.cell import CELLS, Weights
@@ -265,3 +266,17 @@ def test_a_sequence_in_two_parts_is_the_whole(cell, dtype):
 
 def test_every_cell_of_the_table_has_a_step():
     assert loop.CELLS.keys() == CELLS.keys()
+
+
+@pytest.mark.parametrize("case", [(cell, kinds) for cell in CELLS.values() for kinds in ((), cell.kinds)], ids=named)
+@pytest.mark.parametrize("sizes", SIZES, ids=["padded", "packed"])
+@pytest.mark.parametrize("library", ["_of_numpy", "_of_torch", "_of_onednn"])
+def test_whichever_library_multiplies(case, sizes, library, monkeypatch):
+    if library == "_of_onednn" and not products._has_onednn():
+        pytest.skip("PyTorch was built without oneDNN")
+    monkeypatch.setattr(products, "SMALL", 1 << 60 if library == "_of_numpy" else 0)
+    monkeypatch.setattr(products, "LARGE", 0 if library == "_of_onednn" else 1 << 60)
+    monkeypatch.setattr(products, "WORTH_PACKING", 0)
+    cell, kinds = case
+    steps = steps_of(sizes)
+    check(make(cell, dtype=torch.float32), masks_of(kinds, steps), steps, cell)
