@@ -47,9 +47,10 @@ def test_adds_the_product(name, weight_is, where):
         (1, (64, 256), 50, torch.float32, "_of_numpy"),
         (1, (64, 256), 50, torch.float64, "_of_numpy"),
         (20, (200, 800), 35, torch.float32, "_of_torch"),
-        (64, (256, 1024), 128, torch.float32, "_of_onednn"),
-        (64, (256, 1024), 128, torch.float64, "_of_torch"),
-        (64, (256, 1024), 2, torch.float32, "_of_torch"),
+        (128, (650, 2600), 35, torch.float32, "_of_onednn"),
+        (128, (650, 2600), 35, torch.float64, "_of_torch"),
+        (128, (650, 2600), 2, torch.float32, "_of_torch"),
+        (64, (256, 1024), 128, torch.float32, "_of_torch"),
         (1, (64, 256), 50, torch.bfloat16, "_of_torch"),
     ],
 )

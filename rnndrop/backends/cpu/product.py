@@ -13,7 +13,7 @@ from .elements import WIDE, Numbers
 Product = Callable[[Numbers, Numbers, Numbers], None]  # x (n, K), plus and out (n, M), which may be the same
 
 SMALL = 1 << 18  # multiplications a step: up to here NumPy's BLAS keeps to one thread, and its call is the shortest
-LARGE = 1 << 23  # from here on oneDNN's, on a weight that it has laid out for itself, is the fastest
+LARGE = 1 << 25  # from here on oneDNN's, on a weight that it has laid out for itself, is the fastest
 WORTH_PACKING = 1024  # rows of all steps: with fewer, the laying out takes longer than it saves
 
 
