@@ -148,9 +148,9 @@ def step_masks(mask: Mask | None, steps: Steps, like: Tensor) -> Iterator[Any]:
 
 def widened(keep: Tensor, ranges: list[Range], size: int) -> Iterator[Array]:
     """The mask of each range, `size` bytes an element."""
+    numbers = keep.numpy()
     for first, last, chunk in chunks(ranges, keep.shape[1]):
-        wide = keep[first:last].to(INTEGER[size]).numpy()
-        yield from rows_of(wide, chunk, first)
+        yield from rows_of(numbers[first:last].astype(f"i{size}"), chunk, first)
 
 
 def each_row(keep: Tensor, steps: Steps) -> Tensor:
