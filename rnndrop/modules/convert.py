@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ def from_torch(model: nn.Module, **dropouts: Unpack[ModelOptions]) -> Any:
         >>> model = rnndrop.from_torch(model, hidden_dropout=0.2)
     """
     checked_options("from_torch()", dropouts, ModelOptions)
-    found = {type_before_parametrizations(module) for module in _modules(model)}
+    found = {type_before_parametrizations(module) for module in _modules(model).values()}
     kinds = {theirs: ours for theirs, ours in OURS.items() if theirs in found}
     for name in dropouts:
         if not any(hasattr(kind, name) for kind in kinds.values()):
@@ -126,22 +127,23 @@ def to_torch(model: nn.Module) -> Any:
     return _replaced(model, {ours: theirs for theirs, ours in OURS.items()}, {})
 
 
-def _modules(model: nn.Module) -> list[nn.Module]:
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """By their paths, each once."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
-    return [*model.modules()]
+    return dict(model.named_modules())
 
 
 def _replaced(model: nn.Module, kinds: Kinds, dropouts: Any) -> nn.Module:
     """The model with each module of a class among `kinds` replaced by one of the class that it is to be."""
     modules, new = _modules(model), {}
-    for module in modules:
+    for path, module in modules.items():
         kind = kinds.get(type_before_parametrizations(module))
         if kind is not None:
             taken = {name: value for name, value in dropouts.items() if hasattr(kind, name)}
-            new[module] = _converted(module, kind, _same, **taken)
+            new[module] = _converted(module, kind, partial(_same, path), **taken)
             vars(new[module]).update({name: vars(module)[name] for name in HOOKS})
-    for module in modules:
+    for module in modules.values():
         module._modules.update({name: new[child] for name, child in module._modules.items() if child in new})
     return new.get(model, model)
 
@@ -167,7 +169,9 @@ def _copied(name: str, weight: Tensor) -> nn.Parameter:
     return nn.Parameter(weight.detach().clone(), weight.requires_grad)
 
 
-def _same(name: str, weight: Tensor) -> nn.Parameter:
+def _same(path: str, name: str, weight: Tensor) -> nn.Parameter:
     if not isinstance(weight, nn.Parameter):
-        raise ValueError(f"{name} is computed, not a parameter: remove its parametrization, pruning or weight norm first")
+        raise ValueError(
+            f"{name} of {path or 'the model'} is computed, not a parameter: remove its parametrization, pruning or weight norm"
+        )
     return weight
