@@ -30,6 +30,7 @@ from ..layer import (
 from ..mask import check_seed
 from ..ops.torch_layers import compacting, torch_layers
 from ..ops.vmap import is_mapping
+from ..replicated import distributed, is_distributed, local
 from ..steps import Steps, check_order, checked_batch_sizes
 
 Self = TypeVar("Self", bound="RNNBase")
@@ -210,6 +211,8 @@ class RNNBase(LayerAttributes, nn.Module):
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
         output, ends = self._with_dropout(x, states, dropouts, seed, batch, batch_sizes, order)
+        if is_distributed(x):
+            output, *ends = [distributed(y, x) for y in (output, *ends)]
         return output.transpose(0, 1) if batch_first else output, ends
 
     def _with_dropout(
@@ -338,6 +341,8 @@ class RNNBase(LayerAttributes, nn.Module):
         every = [Weights.of([getattr(self, name) for name in names], self.bias) for names in self._all_weights]
         if autocasts(x.device.type):
             x, states, every = cast(x), [cast(state) for state in states], [weights.map(cast) for weights in every]
+        if is_distributed(x):
+            x, states, every = local(x), [local(state) for state in states], [weights.map(local) for weights in every]
         names = ["hx", "cx"][: len(states)]
         for number, (one, *of_one) in enumerate(zip(every, *[state.unbind(0) for state in states], strict=True)):
             check_tensors(x, self._width(number // self.num_directions), batch, names, of_one, one, self.cell)

@@ -158,9 +158,7 @@ def _converted(source: Any, kind: Any, take: Callable[[str, Tensor], nn.Paramete
         made = kind(**options | dropouts, device="meta")
     for name in [name for name, _ in made.named_parameters()]:
         setattr(made, name, take(name, getattr(source, name)))
-    if isinstance(made, nn.RNNBase):
-        made._init_flat_weights()  # it keeps a list of them
-    elif hasattr(made, "flatten_parameters"):
+    if hasattr(made, "flatten_parameters"):
         made.flatten_parameters()
     return made.train(source.training)
 
