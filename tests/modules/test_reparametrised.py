@@ -28,7 +28,7 @@ class Case:
         return self.kind(4, 6, **self.options, **options)
 
     def run(self, module):
-        """Its results in training, with the same masks each time."""
+        """Its results, with the same masks each time."""
         return flat(module(self.x, self.hx, **({"seed": 1} if self.options else {})))
 
     def train(self, module):
@@ -47,12 +47,13 @@ def case(request):
     return Case(*request.param)
 
 
-def plain_of(case, module):
-    """A module whose parameters are the weights that another has now."""
-    plain = case.make()
+def assert_computes_with_its_weights(case, module):
+    """As a module does whose parameters are what the weights of this one are now."""
+    plain, _ = case.make(), case.run(module)  # which makes a weight anew, where a hook does
     for name, p in plain.named_parameters():
         p.data.copy_(getattr(module, name))
-    return plain
+    for training in (False, True):
+        assert_equal(case.run(module.train(training)), case.run(plain.train(training)))
 
 
 def test_pruning(case):
@@ -60,7 +61,7 @@ def test_pruning(case):
     prune.l1_unstructured(module, case.w_hh, 0.5)
     prune.random_structured(module, case.w_ih, 0.25, dim=1)
     for _ in range(2):
-        assert_equal(case.run(module), case.run(plain_of(case, module)))
+        assert_computes_with_its_weights(case, module)
         case.train(module)
     dropped = getattr(module, f"{case.w_hh}_mask") == 0
     assert dropped.sum() == dropped.numel() // 2 and (getattr(module, case.w_hh)[dropped] == 0).all()
@@ -69,7 +70,7 @@ def test_pruning(case):
         prune.remove(module, name)
     assert_equal(case.run(module), before)
     prune.global_unstructured([(module, case.w_hh), (module, case.w_ih)], prune.L1Unstructured, amount=0.75)
-    assert_equal(case.run(module), case.run(plain_of(case, module)))
+    assert_computes_with_its_weights(case, module)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
@@ -80,7 +81,7 @@ def test_weight_norm(case, norm):
     assert_near(case.run(module), case.run(plain))
     for _ in range(2):
         case.train(module)
-        assert_equal(case.run(module), case.run(plain_of(case, module)))
+        assert_computes_with_its_weights(case, module)
     assert not torch.allclose(getattr(module, case.w_hh), getattr(plain, case.w_hh), rtol=0.01)
     expected = case.run(module)
     if norm is nn.utils.weight_norm:
@@ -97,7 +98,7 @@ def test_an_orthogonal_weight(case):
     for _ in range(3):
         weight = getattr(module, case.w_hh)
         assert_near(weight.T @ weight, torch.eye(6))
-        assert_equal(case.run(module), case.run(plain_of(case, module)))
+        assert_computes_with_its_weights(case, module)
         case.train(module)
     assert not torch.allclose(getattr(module, case.w_hh), weight, rtol=0.01)
 
@@ -130,7 +131,7 @@ def test_skip_init(case):
     assert all(p.device.type == "cpu" for p in module.parameters())
     module.reset_parameters()
     assert all(0 < p.abs().max() <= 6**-0.5 for p in module.parameters())
-    assert_equal(case.run(module), case.run(plain_of(case, module)))
+    assert_computes_with_its_weights(case, module)
 
 
 @pytest.mark.parametrize("through", ["to_empty", "assign"])
