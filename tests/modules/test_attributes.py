@@ -148,4 +148,4 @@ def test_flat_weights_are_assigned(cell):
     module._flat_weights = [None if w is new[1] else w for w in new]
     assert module._flat_weights[1] is None and not hasattr(module, "weight_hh_l0")
     module._flat_weights = [w.detach() if w is new[1] else w for w in new]
-    assert_equal(flat(module(x)), found[0]), "a tensor where there is no parameter any more"
+    assert_equal(flat(module(x)), found[0])  # a tensor where there is no parameter any more
