@@ -123,6 +123,12 @@ class LSTMOptions(LSTMCellOptions, AroundOptions, total=False):
     pass
 
 
+class ModelOptions(LSTMOptions, total=False):
+    """Those of any module."""
+
+    dropout: float
+
+
 def checked_options(function: str, options: Any, allowed: Any) -> Dropouts:
     """Those of a call's keyword arguments. TypeError, naming the function, where one is not among the `allowed` options."""
     for name in options.keys() - allowed.__optional_keys__:

@@ -143,7 +143,7 @@ def test_kernels_are_a_package_of_ours_alone():
 
 
 LEVELS = [  # a module imports from those above it in this list, and from its own folder
-    ["kinds", "cell", "autocast"],
+    ["kinds", "cell", "autocast", "replicated"],
     ["mask"],
     ["steps", "dropouts", "checks"],
     ["reference"],

@@ -30,13 +30,21 @@ from ..layer import (
 from ..mask import check_seed
 from ..ops.torch_layers import compacting, torch_layers
 from ..ops.vmap import is_mapping
+from ..replicated import distributed, is_distributed, local
 from ..steps import Steps, check_order, checked_batch_sizes
 
 Self = TypeVar("Self", bound="RNNBase")
 
 
 class RNNBase(LayerAttributes, nn.Module):
-    """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`."""
+    """Layers of one kind of cell, which `mode` names as in :class:`torch.nn.RNNBase`.
+
+    What that class has for its users and heirs is here too, the checks and `permute_hidden` to be overridden, and of its
+    private names `_all_weights`, `_flat_weights` and `_flat_weights_names`. Not here, on purpose: `__constants__` and
+    `__jit_unused_properties__`, which only ``torch.jit.script`` reads (it takes ``rnndrop.to_torch(model)``), and
+    `_flat_weight_refs`, `_init_flat_weights`, `_update_flat_weights` and `_weights_have_changed`, which keep a list of weights
+    up to date: here weights are looked up by name at every call.
+    """
 
     proj_size = 0  # units of a projected state, 0 where it is not projected
 
@@ -72,9 +80,9 @@ class RNNBase(LayerAttributes, nn.Module):
                 f"num_layers greater than 1, but got dropout={self.dropout} and num_layers={num_layers}",
                 stacklevel=3,
             )
-        self._weight_names = _weight_names(num_layers, bidirectional, bias, proj_size > 0)
+        self._all_weights = _weight_names(num_layers, bidirectional, bias, proj_size > 0)
         rows, output = self.cell.gates * hidden_size, self._state_sizes[0]
-        for number, names in enumerate(self._weight_names):
+        for number, names in enumerate(self._all_weights):
             shapes = [(rows, self._width(number // self.num_directions)), (rows, output), *[(rows,)] * 2 * bias]
             for name, shape in zip(names, [*shapes, (proj_size, hidden_size)], strict=False):
                 setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
@@ -91,7 +99,7 @@ class RNNBase(LayerAttributes, nn.Module):
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
-        return [[getattr(self, name) for name in names] for names in self._weight_names]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def _width(self, layer: int) -> int:
         """The features of a layer's input."""
@@ -102,6 +110,13 @@ class RNNBase(LayerAttributes, nn.Module):
         """The units of each state."""
         return [self.proj_size or self.hidden_size, self.hidden_size][: len(self.cell.states)]
 
+    def _batch(self, input: Tensor, batch_sizes: Tensor | None) -> int:
+        return int(batch_sizes[0]) if batch_sizes is not None else input.size(0 if self.batch_first else 1)
+
+    def _sizes(self, batch: int) -> list[tuple[int, int, int]]:
+        """The shapes of the states."""
+        return [(self.num_layers * self.num_directions, batch, units) for units in self._state_sizes]
+
     def reset_parameters(self) -> None:
         reset_parameters(self)
 
@@ -109,14 +124,20 @@ class RNNBase(LayerAttributes, nn.Module):
         """Lays the weights out in one block for cuDNN, which evaluation uses on CUDA; elsewhere does nothing."""
         nn.RNNBase.flatten_parameters(self)  # type: ignore[arg-type]
 
-    # What flatten_parameters of nn.RNNBase reads; a weight may have been taken out by a wrapper.
     @property
     def _flat_weights_names(self) -> list[str]:
-        return [*chain(*self._weight_names)]
+        return [*chain(*self._all_weights)]
 
     @property
     def _flat_weights(self) -> list[Any]:
+        """The weights as they are now, None where a wrapper has taken one out. To assign them is to assign each by its name."""
         return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: Sequence[Any]) -> None:
+        for name, before, weight in zip(self._flat_weights_names, self._flat_weights, weights, strict=True):
+            if weight is not before:
+                setattr(self, name, weight)
 
     def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -148,11 +169,10 @@ class RNNBase(LayerAttributes, nn.Module):
         """The output and the states at the end (L*D, B, units), or without B, of what `forward` was given."""
         if isinstance(input, PackedSequence):
             order, back = input.sorted_indices, input.unsorted_indices
-            if states is not None and order is not None:
-                states = [state.index_select(1, order) for state in states]
+            if states is not None:
+                states = _states(self.permute_hidden(_hidden(states), order))
             output, ends = self._run_batch(input.data, states, seed, input.batch_sizes, order)
-            if back is not None:
-                ends = [state.index_select(1, back) for state in ends]
+            ends = _states(self.permute_hidden(_hidden(ends), back))
             return PackedSequence(output, input.batch_sizes, order, back), ends
         if input.dim() not in (2, 3):
             got = f"{input.dim()}D tensor" if self.cell.name == "RNN" else f"{input.dim()}D"
@@ -177,9 +197,12 @@ class RNNBase(LayerAttributes, nn.Module):
         order: Tensor | None = None,
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Likewise of a batched input, or of packed data, the b-th of which is sequence order[b] of the user's batch."""
-        self._check_input(input, batch_sizes)
-        batch = int(batch_sizes[0]) if batch_sizes is not None else input.size(0 if self.batch_first else 1)
-        states = self._initial(input, states, batch)
+        batch = self._batch(input, batch_sizes)
+        if states is None:
+            states = [torch.zeros(size, dtype=input.dtype, device=input.device) for size in self._sizes(batch)]
+        if batch_sizes is None or not torch.compiler.is_compiling():  # in a graph each count of sequences is another
+            self.check_forward_args(input, _hidden(states), batch_sizes)
+        self._check_dtypes(input, states)
         if seed is not None:
             check_seed(seed, batch)
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
@@ -188,20 +211,9 @@ class RNNBase(LayerAttributes, nn.Module):
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
         output, ends = self._with_dropout(x, states, dropouts, seed, batch, batch_sizes, order)
+        if is_distributed(x):
+            output, *ends = [distributed(y, x) for y in (output, *ends)]
         return output.transpose(0, 1) if batch_first else output, ends
-
-    def _initial(self, input: Tensor, states: Sequence[Tensor] | None, batch: int) -> Sequence[Tensor]:
-        """The states at the beginning, those given or zeros. RuntimeError where one does not fit."""
-        shapes = [(self.num_layers * self.num_directions, batch, units) for units in self._state_sizes]
-        if states is None:
-            return [torch.zeros(shape, dtype=input.dtype, device=input.device) for shape in shapes]
-        for number, (state, shape) in enumerate(zip(states, shapes, strict=True)):
-            name, end = ("hx", "") if len(shapes) == 1 else (("hx", "cx")[number], f"[{number}]")
-            if state.size() != shape:
-                raise RuntimeError(f"Expected hidden{end} size {shape}, got {list(state.size())}")
-            if state.dtype != input.dtype and not autocasts(input.device.type):
-                raise RuntimeError(f"expected input and {name} to have the same dtype, got {input.dtype} and {state.dtype}")
-        return states
 
     def _with_dropout(
         self,
@@ -326,9 +338,11 @@ class RNNBase(LayerAttributes, nn.Module):
     ) -> tuple[Tensor, Sequence[Tensor], list[list[Weights]]]:
         """The tensors as autocast wants them, the weights by layer and direction; RuntimeError where one does not fit."""
         # not all_weights: the AttributeError of a property would name the property, not the weight
-        every = [Weights.of([getattr(self, name) for name in names], self.bias) for names in self._weight_names]
+        every = [Weights.of([getattr(self, name) for name in names], self.bias) for names in self._all_weights]
         if autocasts(x.device.type):
             x, states, every = cast(x), [cast(state) for state in states], [weights.map(cast) for weights in every]
+        if is_distributed(x):
+            x, states, every = local(x), [local(state) for state in states], [weights.map(local) for weights in every]
         names = ["hx", "cx"][: len(states)]
         for number, (one, *of_one) in enumerate(zip(every, *[state.unbind(0) for state in states], strict=True)):
             check_tensors(x, self._width(number // self.num_directions), batch, names, of_one, one, self.cell)
@@ -336,7 +350,14 @@ class RNNBase(LayerAttributes, nn.Module):
         step = self.num_directions
         return x, states, [every[i : i + step] for i in range(0, len(every), step)]
 
-    def _check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+    def _check_dtypes(self, input: Tensor, states: Sequence[Tensor]) -> None:
+        for name, state in zip(("hx", "cx"), states, strict=False):
+            if state.dtype != input.dtype and not autocasts(input.device.type):
+                raise RuntimeError(f"expected input and {name} to have the same dtype, got {input.dtype} and {state.dtype}")
+
+    # What heirs of torch.nn's modules call and override.
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         dtype = self.weight_ih_l0.dtype
         if input.dtype != dtype and not autocasts(input.device.type):
             raise ValueError(
@@ -349,10 +370,37 @@ class RNNBase(LayerAttributes, nn.Module):
         if self.input_size != input.size(-1):
             raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}")
 
+    def check_forward_args(self, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:
+        """Of a state, or of the pair of an LSTM."""
+        self.check_input(input, batch_sizes)
+        self.check_hidden_size(hidden, self.get_expected_hidden_size(input, batch_sizes))
+
+    def get_expected_hidden_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
+        return self._sizes(self._batch(input, batch_sizes))[0]
+
+    def check_hidden_size(
+        self, hx: Tensor, expected_hidden_size: tuple[int, int, int], msg: str = "Expected hidden size {}, got {}"
+    ) -> None:
+        if hx.size() != expected_hidden_size:
+            raise RuntimeError(msg.format(expected_hidden_size, list(hx.size())))
+
+    def permute_hidden(self, hx: Any, permutation: Tensor | None) -> Any:
+        """A state, or the pair of an LSTM, in another order of the batch."""
+        return hx if permutation is None else hx.index_select(1, permutation)
+
     def extra_repr(self) -> str:
         usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         changed = {name: value for name in usual if (value := getattr(self, name)) != usual[name]}
         return extra_repr(self, changed | self._dropouts.changed())
+
+
+def _hidden(states: Sequence[Tensor]) -> Any:
+    """As forward is given them: a state, or the pair of an LSTM."""
+    return states[0] if len(states) == 1 else tuple(states)
+
+
+def _states(hidden: Any) -> list[Tensor]:
+    return [hidden] if isinstance(hidden, Tensor) else [*hidden]
 
 
 def _weight_names(num_layers: int, bidirectional: bool, bias: bool, projected: bool) -> list[list[str]]:

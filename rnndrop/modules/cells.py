@@ -27,6 +27,7 @@ from ..functional import NONLINEARITIES, Nonlinearity
 from ..layer import MaskSource, recurrent_step, seed_tensor
 from ..mask import check_seed
 from ..ops.vmap import is_mapping
+from ..replicated import distributed, is_distributed, local
 from ..steps import Steps
 from .base import extra_repr, reset_parameters
 from .convert import Convertible
@@ -99,13 +100,17 @@ class CellBase(CellAttributes, nn.Module):
         self._check_sizes(input, states)
         if autocasts(input.device.type):
             input, states, weights = cast(input), [cast(state) for state in states], weights.map(cast)
+        given = input
+        if is_distributed(given):
+            input, states, weights = local(input), [local(state) for state in states], weights.map(local)
         steps, form = Steps(1, input.size(0)), mask_form("auto", input.device)
         check_tensors(input, self.input_size, steps.batch, ["hx", "cx"][: len(states)], states, weights, cell)
         check_dtype(f"{cell.name.lower()}_cell", input)
         masks = None
         if self.training and dropouts.inside:  # the seed is drawn after all that can be wrong
             masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form)
-        return recurrent_step(input, states, weights, dropouts, masks, cell)
+        states = recurrent_step(input, states, weights, dropouts, masks, cell)
+        return [distributed(state, given) for state in states] if is_distributed(given) else states
 
     def _check_sizes(self, input: Tensor, states: Sequence[Tensor]) -> None:
         if input.size(1) != self.input_size:

@@ -167,8 +167,13 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
 
     .. note::
         In training with dropout inside, the output of more than one step is kept for the backward pass, as by cuDNN: to change
-        it in place is an error in backward. Reverse-mode derivatives of any order and ``torch.func.vmap`` work; forward mode
-        (``torch.func.jvp``) through more than one step does not.
+        it in place (``nn.Dropout(inplace=True)``, ``relu_``) is an error in backward; change ``output.clone()``. Reverse-mode
+        derivatives of any order and ``torch.func.vmap`` work; forward mode (``torch.func.jvp``) through more than one step
+        does not.
+
+    .. note::
+        The ranks of ``DistributedDataParallel`` that have the same seed draw the same masks, as with :class:`torch.nn.Dropout`.
+        ``torch.manual_seed(seed + rank)`` after wrapping gives each its own.
 
     Examples::
 
@@ -217,3 +222,17 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
 
     if TYPE_CHECKING:
         __call__ = forward  # type: ignore[assignment]  # whose result nn.Module calls Any
+
+    # What heirs of nn.LSTM call and override.
+
+    def check_forward_args(self, input: Tensor, hidden: States, batch_sizes: Tensor | None) -> None:
+        self.check_input(input, batch_sizes)
+        expected = self.get_expected_hidden_size(input, batch_sizes), self.get_expected_cell_size(input, batch_sizes)
+        for number, (state, size) in enumerate(zip(hidden, expected, strict=True)):
+            self.check_hidden_size(state, size, f"Expected hidden[{number}] size {{}}, got {{}}")
+
+    def get_expected_cell_size(self, input: Tensor, batch_sizes: Tensor | None) -> tuple[int, int, int]:
+        return self._sizes(self._batch(input, batch_sizes))[1]
+
+    def permute_hidden(self, hx: States, permutation: Tensor | None) -> States:
+        return hx if permutation is None else (hx[0].index_select(1, permutation), hx[1].index_select(1, permutation))

@@ -172,8 +172,13 @@ class RNN(RNNBase, Convertible[nn.RNN]):
 
     .. note::
         In training with dropout inside, the output of more than one step is kept for the backward pass, as by cuDNN: to change
-        it in place is an error in backward. Reverse-mode derivatives of any order and ``torch.func.vmap`` work; forward mode
-        (``torch.func.jvp``) through more than one step does not.
+        it in place (``nn.Dropout(inplace=True)``, ``relu_``) is an error in backward; change ``output.clone()``. Reverse-mode
+        derivatives of any order and ``torch.func.vmap`` work; forward mode (``torch.func.jvp``) through more than one step
+        does not.
+
+    .. note::
+        The ranks of ``DistributedDataParallel`` that have the same seed draw the same masks, as with :class:`torch.nn.Dropout`.
+        ``torch.manual_seed(seed + rank)`` after wrapping gives each its own.
 
     Examples::
 

@@ -135,7 +135,7 @@ class _Layer(Function):
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[MaybeTensor, ...]:
         call, given = ctx.call, 6 + len(ctx.call.cell.states)
-        input, w_ih, w_hh, *rest = ctx.saved_tensors
+        input, w_ih, w_hh, *rest = _saved(ctx)
         row, flags = [input, w_ih, w_hh, *ctx.biases, *rest], ctx.needs_input_grad[1:given]
         grads = grads[: 1 + len(call.cell.states)]
         if all(grad is None for grad in grads):
@@ -152,6 +152,19 @@ class _Layer(Function):
         else:
             found = _backward(call.layer(row), call, grads, flags)
         return None, *filled([None] * len(flags), flags, found), *[None] * (len(ctx.needs_input_grad) - given)
+
+
+def _saved(ctx: Any) -> tuple[Any, ...]:
+    """The saved tensors; where one was changed in place, PyTorch's error with the cure."""
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error}\nIf that is the output of a recurrent layer, which is kept for the backward pass: change a copy of it, "
+            "output.clone() (as before nn.Dropout(inplace=True) or relu_)."
+        ) from None
 
 
 class _LayerBackward(Function):
@@ -294,7 +307,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor],
 
 
 def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> tuple[Any, ...]:
-    (states, keeps), (batch_sizes, *row) = ctx.sizes, ctx.saved_tensors
+    (states, keeps), (batch_sizes, *row) = ctx.sizes, _saved(ctx)
     input, w_ih, w_hh, b_ih, b_hh, *rest = row
     options = [*ctx.options[:3], batch_sizes, *ctx.options[4:]]
     needs = ctx.needs_input_grad
