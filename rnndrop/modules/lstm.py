@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from typing_extensions import Unpack
 
 from ..dropouts import LSTMAttributes, LSTMOptions, checked_options
-from .base import RNNBase
+from .base import Call, RNNBase
 from .convert import Convertible
 
 Seed = int | Tensor | None
@@ -216,4 +216,4 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
         return output, (h_n, c_n)
 
     if TYPE_CHECKING:
-        __call__ = forward  # type: ignore[assignment]  # whose result nn.Module calls Any
+        __call__: Call[States]  # type: ignore[assignment]
