@@ -43,7 +43,9 @@ def link_to_files(app: Any, page: str, source: list[str]) -> None:
 def mathml(latex: str, display: str) -> str:
     """A formula as browsers show it, without a script."""
     latex = latex.replace("{aligned}", "{split}").replace(r"\_", "_")  # in the words of latex2mathml
-    return convert(latex, display=display)
+    prime = "&#x02032;"  # which is raised by itself
+    raised, level = f"<msup>(<mi>.</mi>)<mi>{prime}</mi></msup>", rf'<mrow>\1<mo lspace="0" rspace="0">{prime}</mo></mrow>'
+    return re.sub(raised, level, convert(latex, display=display))
 
 
 def visit_inline(translator: Any, node: nodes.math) -> None:
