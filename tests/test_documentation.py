@@ -1,5 +1,6 @@
 """What the README, the pages of docs/ and the docstrings show is run, and the pages are built."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -138,6 +139,22 @@ def make_like(rnn, cell, **rates):
     other = make_rnn(cell, num_layers=2, **rates)
     other.load_state_dict(rnn.state_dict())
     return other
+
+
+PUBLIC = [value for module in (rnndrop, rnndrop.functional) for value in vars(module).values() if callable(value)]
+EXAMPLES = {
+    each: examples
+    for each in PUBLIC
+    if each.__module__.startswith("rnndrop.") and (examples := doctest.DocTestParser().get_examples(each.__doc__ or ""))
+}
+
+
+@pytest.mark.parametrize("public", EXAMPLES, ids=lambda public: public.__name__)
+def test_the_examples_of_a_docstring_run(public):
+    names = {"torch": torch, "rnndrop": rnndrop, "model": rnndrop.RNNCell(3, 5), "x": torch.randn(2, 3)}
+    for example in EXAMPLES[public]:
+        assert not example.want, "what comes is not compared"
+        exec(example.source, names)
 
 
 def test_the_code_in_the_docstring_is_what_the_module_computes():
