@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
@@ -17,11 +17,15 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs docs_output
+	@echo docs_output/index.html
+
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist demo_output bench_output *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo_output docs_output bench_output *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp of an extra: the package in place, with that extra.
 $(VENV)/%.stamp: $(VENV)/base setup.py pyproject.toml constraints.txt

@@ -22,16 +22,20 @@ TRITON = "triton>=3.4; platform_system == 'Linux'"  # the oldest that the kernel
 DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
 TIMING = ["pytest>=8", "pytest-benchmark>=4"]
 BENCH = [*DEMO, *TIMING, TRITON, "keras>=3", "pandas>=2", "plotly>=5", "tabulate>=0.9", "typer>=0.12"]
+DOCS = ["furo>=2024.8", "latex2mathml>=3.77", "myst-parser>=4", "sphinx>=8"]
+TYPES = ["mypy>=1.11"]
 EXTRAS = {
     "triton": [TRITON],
     "demo": DEMO,
     "test": [
         *BENCH,
         *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel
+        *[*DOCS, *TYPES, "basedpyright>=1.30", "twine>=6"],  # the pages, a user's types, and what a package index shows
         *["expecttest>=0.2", "hypothesis>=6.100", "pytest-xdist>=3.6"],
     ],
     "bench": BENCH,
-    "dev": ["mypy>=1.11", "ruff>=0.6"],
+    "docs": DOCS,
+    "dev": [*TYPES, "ruff>=0.6"],
 }
 
 setup(

@@ -16,7 +16,7 @@ from .mask import dropout_mask
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, from_torch, to_torch
 from .monte_carlo import monte_carlo
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "GRU",
     "LSTM",

@@ -231,7 +231,7 @@ def rnn_layer(
         input: (T, B, I), or the (N, I) data of a packed sequence, with `batch_sizes`.
         h_0: (B, H), the initial state.
         w_ih, w_hh: (H, I) and (H, H).
-        b_ih, b_hh: (H) or ``None``.
+        b_ih, b_hh: of shape (H), or ``None``.
         nonlinearity: f, ``"tanh"`` or ``"relu"``. Default: ``"tanh"``
         seed: an int or an int64 tensor of one element, or of shape (B), one for each sequence: it has the masks that it would
             have alone; `weight_dropout` takes the first. ``None`` draws one from the generator of the input's device.

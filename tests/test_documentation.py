@@ -1,6 +1,9 @@
-"""What the README and the docstrings show is run."""
+"""What the README, the pages of docs/ and the docstrings show is run, and the pages are built."""
 
+import doctest
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -11,41 +14,115 @@ import rnndrop
 from rnndrop.kinds import KINDS
 from tests.helpers import assert_near, every_kind, make_rnn
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-TABLES = {
-    heading: re.findall(r"^\| (.+) \|$", rows, re.M)
-    for heading, rows in re.findall(r"^(\|.*)\n\|--.*\n((?:\|.*\n)+)", README, re.M)
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text() for path in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")))
 }
-ARGUMENTS = dict(row.split(" | ") for row in TABLES["| argument | what is dropped |"])
-PAPERS = [row.rsplit(" | ", 2) for row in TABLES["| from | modules | write |"]]
+README = PAGES["README.md"]
+REPORT = re.search(r"include\} \.\./(.*)$", PAGES["docs/report.md"], re.M)[1]
+CODE = {page: code for page, text in PAGES.items() if (code := re.findall(r"```python\n(.*?)```", text, re.S))}
+
+
+def table(text, heading):
+    """The rows of the table under a heading, a list of cells each."""
+    rows = re.search(rf"^{re.escape(heading)}\n\|--.*\n((?:\|.*\n)+)", text, re.M)[1]
+    return [row.strip("| ").split(" | ") for row in rows.splitlines()]
+
+
+KINDS_OF = {
+    "README.md": table(README, "| argument | what is dropped | when |"),
+    "docs/kinds.md": table(PAGES["docs/kinds.md"], "| argument | what is dropped |"),
+}
+PAPERS = table(PAGES["docs/kinds.md"], "| from | modules | write |")
 CELLS = {"all": ["RNN", "LSTM", "GRU"], "RNN, GRU": ["RNN", "GRU"], "LSTM": ["LSTM"], "LSTM, GRU": ["LSTM", "GRU"]}
-WRITTEN = [pytest.param(cell, text.strip("`"), id=f"{cell}-{paper}") for paper, cells, text in PAPERS for cell in CELLS[cells]]
+WRITTEN = [
+    pytest.param(cell, text.strip("`"), id=f"{cell}-{paper.partition(', ')[0]}")
+    for paper, cells, text in PAPERS
+    for cell in CELLS[cells]
+]
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S))
-def test_the_code_of_the_readme_runs(code):
-    exec(code, {})
+@pytest.mark.parametrize("page", CODE)
+def test_the_code_of_a_page_runs(page, monkeypatch, tmp_path):
+    """From top to bottom, one block after another."""
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": page}
+    for block in CODE[page]:
+        exec(block, names)
 
 
-def test_the_readme_has_every_argument():
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_commands_to_targets(page):
+    folder, targets = (ROOT / page).parent, re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text())[1].split()
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
+        assert link.startswith("https://") or (folder / link).exists(), link
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", PAGES[page], re.M):
+        assert target in targets, target
+
+
+def test_the_pages_are_built(tmp_path):
+    """As `make docs` builds them: without a warning, with every page, aligned formulae, and nothing that a browser fetches."""
+    command = re.search(r"\$\(BIN\)/python -m sphinx (.*) docs_output$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    done = subprocess.run([sys.executable, "-m", "sphinx", *command, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    pages = {path.stem: path.read_text() for path in tmp_path.glob("*.html")}
+    assert {Path(page).stem for page in PAGES if page.startswith("docs/")} <= pages.keys()
+    for name, text in pages.items():
+        assert not re.search(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?(?:https?:)?//""", text), name
+    reference = pages["reference"]
+    assert reference.count("<math") > 100 and reference.count("<mtable") >= 8
+    assert "<mi>&</mi>" not in reference and "\\begin" not in reference
+
+
+def test_the_table_of_times_is_the_reports():
+    """Rounded; where a report is replaced, the table has to be."""
+    text = PAGES["docs/performance.md"]
+    rows = table(text, re.search(r"^\| T, B, I, H \|.*", text, re.M)[0])
+    report = (ROOT / REPORT).read_text()
+    section = report[report.index("## A training step of RNN with dropout inside, fp32") :]
+    lines = [re.split(r"\s*\|\s*", line.strip("| ")) for line in re.findall(r"^\| .*", section, re.M)]
+    names, measured = lines[0], {line[0]: line for line in lines[1 : len(rows) + 1]}
+    columns = [names.index(name) for name in ("torch.nn", "torch.nn + nn.Dropout", "loop", "loop, compiled", "matrix products")]
+    for case, *ratios in rows:
+        sizes = case.split(", ")
+        line = measured[case if len(sizes) == 1 else "-".join(map("".join, zip("TBIH", sizes, strict=True)))]
+        for ratio, column in zip(ratios, columns, strict=True):
+            assert abs(float(ratio.strip("*")) - float(line[column])) <= 0.0051, (case, ratio, line[column])
+    means, readme = [ratio.strip("*") for ratio in rows[-1][1:]], README.replace("\n", " ")
+    assert f"**{means[0]}** of the time" in readme and f"{means[2]} of that of a" in readme
+
+
+def test_every_page_shows_the_same_report():
+    shown = {name for text in PAGES.values() for name in re.findall(r"benchmarks/results/[\w-]+", text)}
+    assert shown == {str(Path(REPORT).parent)}
+
+
+@pytest.mark.parametrize("page", KINDS_OF)
+def test_a_table_has_every_argument(page):
     """And says which cells have it."""
-    names = [re.match(r"`(\w+)=", argument)[1] for argument in ARGUMENTS]
+    arguments = [argument for argument, *_ in KINDS_OF[page]]
+    names = [re.match(r"`(\w+)=", argument)[1] for argument in arguments]
     assert sorted(names) == sorted([kind.argument for kind in KINDS.values()] + ["mask_scope"])
-    for name, argument in zip(names, ARGUMENTS, strict=True):
+    for name, argument in zip(names, arguments, strict=True):
         only = re.search(r" \((.*)\)$", argument)
         having = [cell for cell in CELLS["all"] if name == "mask_scope" or name in every_kind(cell)]
         assert having == CELLS[only[1] if only else "all"], argument
-    example = re.search(r"a mapping, `(.*?)`", README)[1]
+    example = re.search(r"a mapping, `(.*?)`", PAGES[page])[1]
     make_rnn(mask_scope=eval(example))
 
 
-def test_the_readme_has_every_paper():
+def test_the_table_of_the_mask_stream_has_every_kind():
+    rows = table(PAGES["docs/masks.md"], "| kind | number | columns |")
+    assert {kind.strip("`"): int(number) for kind, number, _ in rows} == {name: kind.number for name, kind in KINDS.items()}
+
+
+def test_every_paper_is_there():
     names = "Zaremba", "Pham", "Gal", "Keras", "Wan", "Merity", "Krueger", "Moon", "Semeniuta"
     assert all(any(paper.startswith(name) for paper, *_ in PAPERS) for name in names)
 
 
 @pytest.mark.parametrize(("cell", "written"), WRITTEN)
-def test_what_the_readme_writes_for_a_paper_is_what_drops(cell, written):
+def test_what_is_written_for_a_paper_is_what_drops(cell, written):
     """Its arguments are the constructor's, and each of them drops."""
     rates = eval(f"dict({written})", {"p": 0.5, "q": 0.25})
     rnn = make_rnn(cell, num_layers=2, **rates)
@@ -64,10 +141,20 @@ def make_like(rnn, cell, **rates):
     return other
 
 
-def test_the_readme_says_what_runs_an_lstm_whose_state_is_projected():
-    lstm = make_rnn("LSTM", proj_size=3, hidden_dropout=0.2)
-    assert "of an LSTM with `proj_size` and dropout inside, a plain loop" in README.replace("\n", " ")
-    assert "a plain loop" in rnndrop.explain(lstm, torch.randn(5, 3, lstm.input_size, dtype=torch.float64)).reason
+PUBLIC = [value for module in (rnndrop, rnndrop.functional) for value in vars(module).values() if callable(value)]
+EXAMPLES = {
+    each: examples
+    for each in PUBLIC
+    if each.__module__.startswith("rnndrop.") and (examples := doctest.DocTestParser().get_examples(each.__doc__ or ""))
+}
+
+
+@pytest.mark.parametrize("public", EXAMPLES, ids=lambda public: public.__name__)
+def test_the_examples_of_a_docstring_run(public):
+    names = {"torch": torch, "rnndrop": rnndrop, "model": rnndrop.RNNCell(3, 5), "x": torch.randn(2, 3)}
+    for example in EXAMPLES[public]:
+        assert not example.want, "what comes is not compared"
+        exec(example.source, names)
 
 
 def test_the_code_in_the_docstring_is_what_the_module_computes():

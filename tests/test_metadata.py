@@ -33,6 +33,9 @@ def test_urls(metadata):
     urls = dict(url.split(", ") for url in metadata.get_all("Project-URL"))
     assert set(urls) == {"Source", "Issues", "Changelog"} and all(url.startswith(urls["Source"]) for url in urls.values())
     assert metadata["Version"] == rnndrop.__version__
+    citation = dict(re.findall(r"^([a-z-]+): (.+)$", (ROOT / "CITATION.cff").read_text(), re.M))
+    assert citation["version"] == rnndrop.__version__ and citation["repository-code"] == urls["Source"]
+    assert (ROOT / "CHANGELOG.md").read_text().startswith(f"# Changelog\n\n## {rnndrop.__version__} ")
 
 
 def test_the_extra_takes_the_triton_of_older_pytorch(metadata):

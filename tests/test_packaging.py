@@ -29,7 +29,7 @@ def run(*command, cwd, **environment):
 def built(tmp_path_factory):
     """The wheel and the sdist of a copy of the repository; nothing is fetched."""
     source = tmp_path_factory.mktemp("source") / "rnndrop"
-    unwanted = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "build", "dist", "*.egg-info", ".*_cache", "demo_output")
+    unwanted = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "build", "dist", "*.egg-info", ".*_cache", "*_output")
     shutil.copytree(ROOT, source, symlinks=True, ignore=unwanted)
     out = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--sdist", "--outdir", out, cwd=source)
@@ -47,6 +47,10 @@ def python(code, installed):
     """Output of some code that imports the installed package, not this checkout."""
     code = f"import rnndrop\nassert rnndrop.__file__.startswith({str(installed)!r}), rnndrop.__file__\n" + code
     return run(sys.executable, "-c", code, cwd=installed.parent, PYTHONPATH=str(installed)).strip()
+
+
+def test_a_package_index_takes_both(built):
+    assert run(sys.executable, "-m", "twine", "check", "--strict", *built.values(), cwd=ROOT).count("PASSED") == 2
 
 
 def test_the_wheel(built):
@@ -68,7 +72,7 @@ def test_the_sdist_builds_the_same_wheel(built, tmp_path):
         names = [name.partition("/")[2] for name in archive.getnames()]
         archive.extractall(tmp_path, filter="data")
     expected = {"setup.py", "pyproject.toml", "rnndrop/py.typed", "kernels/__init__.py"}
-    assert expected | {"tests/test_packaging.py", "tests/recorded/results.npz"} <= set(names)
+    assert expected | {"tests/test_packaging.py", "tests/recorded/results.npz", "docs/conf.py", "CITATION.cff"} <= set(names)
     (source,) = tmp_path.iterdir()
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, source, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")

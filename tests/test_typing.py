@@ -1,5 +1,7 @@
-"""What a type checker tells a user of the installed package."""
+"""What type checkers tell a user of the installed package."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("mypy")
+pytest.importorskip("basedpyright")  # pyright, with a Node.js that pip installs
 ROOT = Path(__file__).parent.parent
 
 RIGHT = """
@@ -40,6 +43,16 @@ assert_type(rnndrop.RNNCell.from_torch(torch.nn.RNNCell(4, 8)), rnndrop.RNNCell)
 assert_type(cell.to_torch(), torch.nn.RNNCell)
 torch.jit.script(rnndrop.to_torch(rnndrop.from_torch(torch.nn.Sequential(torch.nn.GRU(4, 8)), dropout=0.5, cell_dropout=0.5)))
 assert_type(rnndrop.explain(rnn, x).strategy, str)
+lstm = rnndrop.LSTM(4, 8, cell_dropout=0.5)
+gates, (h, c) = lstm(x)
+assert_type(gates, Tensor)
+assert_type(c, Tensor)
+assert_type(lstm(pack_sequence([x[:, 0]]), (h, c)), tuple[PackedSequence, tuple[Tensor, Tensor]])
+assert_type(rnndrop.GRU(4, 8)(x, seed=3), tuple[Tensor, Tensor])
+assert_type(rnndrop.GRUCell(4, 8)(x[0]), Tensor)
+assert_type(rnndrop.LSTMCell(4, 8)(x[0]), tuple[Tensor, Tensor])
+with rnndrop.monte_carlo(lstm) as sampled:
+    assert_type(sampled, rnndrop.LSTM)
 """
 
 WRONG = """
@@ -61,26 +74,37 @@ rnndrop.from_torch(rnndrop.RNN(4, 8), hidden_drop=0.5)
 """
 
 
-@pytest.fixture(scope="module")
-def checked(tmp_path_factory):
-    """mypy's lines on both files, by the name of each."""
+def by_mypy(folder):
+    (folder / "mypy.ini").write_text(f"[mypy]\nmypy_path = {ROOT}\nstrict = true\nfollow_imports = silent\n")
+    command = ["mypy", "--config-file", "mypy.ini", "--python-version", "3.11", "right.py", "wrong.py"]
+    lines = re.findall(r"^(.*?)(?:\.py)?:(\d+): error:", run(*command, cwd=folder), re.M)
+    return [(name, int(line)) for name, line in lines]
+
+
+def by_pyright(folder):
+    options = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)], "pythonVersion": "3.11"}
+    (folder / "pyrightconfig.json").write_text(json.dumps(options))
+    found = json.loads(run("basedpyright", "--pythonpath", sys.executable, "--outputjson", cwd=folder))["generalDiagnostics"]
+    return [(Path(each["file"]).stem, each["range"]["start"]["line"] + 1) for each in found if each["severity"] == "error"]
+
+
+def run(module, *options, cwd):
+    done = subprocess.run([sys.executable, "-m", module, *options], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module", params=[by_mypy, by_pyright])
+def errors(request, tmp_path_factory):
+    """The file and the line of each error in either file and in the package."""
     folder = tmp_path_factory.mktemp("user")
     for name, text in (("right", RIGHT), ("wrong", WRONG)):
         (folder / f"{name}.py").write_text(text.lstrip())
-    (folder / "mypy.ini").write_text(f"[mypy]\nmypy_path = {ROOT}\nstrict = true\nfollow_imports = silent\n")
-    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--python-version", "3.11", "right.py", "wrong.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode in (0, 1), done.stderr
-    lines = [line for line in done.stdout.splitlines() if ": error:" in line]
-    return {name: [line for line in lines if line.startswith(name)] for name in ("right", "wrong")}, lines
+    return request.param(folder)
 
 
-def test_right_calls_have_their_types(checked):
-    assert checked[0]["right"] == []
-
-
-def test_wrong_calls_are_found(checked):
-    """Each once."""
+def test_right_calls_have_their_types_and_wrong_calls_are_found(errors):
+    """And the package itself has no errors for a user."""
     first = WRONG.lstrip().splitlines().index('rnndrop.RNN(4, 8, nonlinearity="gelu")') + 1
     numbers = [int(line.split(":")[1]) for line in checked[0]["wrong"]]
     assert numbers == [*range(first, first + 10)]
@@ -89,3 +113,4 @@ def test_wrong_calls_are_found(checked):
 def test_the_package_itself_has_no_errors_for_them(checked):
     found, lines = checked
     assert len(lines) == len(found["right"]) + len(found["wrong"]), lines
+    assert set(errors) == {("wrong", line) for line in range(first, first + 9)}

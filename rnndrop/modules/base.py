@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,21 @@ from ..replicated import distributed, is_distributed, local
 from ..steps import Steps, check_order, checked_batch_sizes
 
 Self = TypeVar("Self", bound="RNNBase")
+States = TypeVar("States")
+
+
+class Call(Protocol[States]):
+    """`forward` as the module is called, which nn.Module has as Callable[..., Any]: for type checkers."""
+
+    @overload
+    def __call__(
+        self, input: Tensor, hx: States | None = None, *, seed: int | Tensor | None = None
+    ) -> tuple[Tensor, States]: ...
+
+    @overload
+    def __call__(
+        self, input: PackedSequence, hx: States | None = None, *, seed: int | Tensor | None = None
+    ) -> tuple[PackedSequence, States]: ...
 
 
 class RNNBase(LayerAttributes, nn.Module):
@@ -161,7 +176,7 @@ class RNNBase(LayerAttributes, nn.Module):
         return output, h_n
 
     if TYPE_CHECKING:
-        __call__ = forward  # whose result nn.Module calls Any
+        __call__: Call[Tensor]
 
     def _run(
         self, input: Tensor | PackedSequence, states: Sequence[Tensor] | None, seed: int | Tensor | None

@@ -229,7 +229,8 @@ class RNNCell(CellBase, Convertible[nn.RNNCell]):
         return self._call(input, None if hx is None else [hx], seed)[0]
 
     if TYPE_CHECKING:
-        __call__ = forward  # whose result nn.Module calls Any
+
+        def __call__(self, input: Tensor, hx: Tensor | None = None, *, seed: Seed = None) -> Tensor: ...
 
 
 class GRUCell(CellBase, GRUAttributes, Convertible[nn.GRUCell]):
@@ -326,7 +327,8 @@ class GRUCell(CellBase, GRUAttributes, Convertible[nn.GRUCell]):
         return self._call(input, None if hx is None else [hx], seed)[0]
 
     if TYPE_CHECKING:
-        __call__ = forward  # whose result nn.Module calls Any
+
+        def __call__(self, input: Tensor, hx: Tensor | None = None, *, seed: Seed = None) -> Tensor: ...
 
 
 class LSTMCell(CellBase, LSTMAttributes, Convertible[nn.LSTMCell]):
@@ -436,4 +438,5 @@ class LSTMCell(CellBase, LSTMAttributes, Convertible[nn.LSTMCell]):
         return h, c
 
     if TYPE_CHECKING:
-        __call__ = forward  # whose result nn.Module calls Any
+
+        def __call__(self, input: Tensor, hx: States | None = None, *, seed: Seed = None) -> States: ...

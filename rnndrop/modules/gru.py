@@ -115,8 +115,8 @@ class GRU(RNNBase, GRUAttributes, Convertible[nn.GRU]):
             `(3*hidden_size, hidden_size)`
         bias_ih_l[k]: the learnable input-hidden bias of the k-th layer (b_ir|b_iz|b_in), of shape `(3*hidden_size)`
         bias_hh_l[k]: the learnable hidden-hidden bias of the k-th layer (b_hr|b_hz|b_hn), of shape `(3*hidden_size)`
-        dropout, input_dropout, hidden_dropout, recurrent_dropout, output_dropout, weight_dropout, zoneout, candidate_dropout,
-            mask_scope: as given; may be set between calls
+        dropout, input_dropout, hidden_dropout, recurrent_dropout, output_dropout, weight_dropout: as given
+        zoneout, candidate_dropout, mask_scope: as given; all may be set between calls
 
     Raises:
         ValueError: a probability outside [0, 1] or not a number, or a `mask_scope` with an unknown word or a kind that has none

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from typing_extensions import Unpack
 
 from ..dropouts import LSTMAttributes, LSTMOptions, checked_options
-from .base import RNNBase
+from .base import Call, RNNBase
 from .convert import Convertible
 
 Seed = int | Tensor | None
@@ -140,8 +140,8 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
         bias_hh_l[k]: the learnable hidden-hidden bias of the k-th layer (b_hi|b_hf|b_hg|b_ho), of shape `(4*hidden_size)`
         weight_hr_l[k]: the learnable projection weights of the k-th layer, of shape `(proj_size, hidden_size)`. Only present
             when ``proj_size > 0`` was specified
-        dropout, input_dropout, hidden_dropout, recurrent_dropout, output_dropout, weight_dropout, zoneout, cell_dropout,
-            cell_zoneout, candidate_dropout, mask_scope: as given; may be set between calls
+        dropout, input_dropout, hidden_dropout, recurrent_dropout, output_dropout, weight_dropout: as given
+        zoneout, cell_dropout, cell_zoneout, candidate_dropout, mask_scope: as given; all may be set between calls
 
     Raises:
         ValueError: a probability outside [0, 1] or not a number, or a `mask_scope` with an unknown word or a kind that has none
@@ -221,7 +221,7 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
         return output, (h_n, c_n)
 
     if TYPE_CHECKING:
-        __call__ = forward  # type: ignore[assignment]  # whose result nn.Module calls Any
+        __call__: Call[States]  # type: ignore[assignment]
 
     # What heirs of nn.LSTM call and override.
 
