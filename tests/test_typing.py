@@ -41,7 +41,7 @@ assert_type(rnndrop.RNN.from_torch(torch.nn.RNN(4, 8)), rnndrop.RNN)
 assert_type(rnn.to_torch(), torch.nn.RNN)
 assert_type(rnndrop.RNNCell.from_torch(torch.nn.RNNCell(4, 8)), rnndrop.RNNCell)
 assert_type(cell.to_torch(), torch.nn.RNNCell)
-torch.jit.script(rnndrop.to_torch(rnndrop.from_torch(torch.nn.Sequential(torch.nn.GRU(4, 8)), dropout=0.5, cell_dropout=0.5)))
+model: torch.nn.Sequential = rnndrop.to_torch(rnndrop.from_torch(torch.nn.Sequential(torch.nn.GRU(4, 8)), hidden_dropout=0.5))
 assert_type(rnndrop.explain(rnn, x).strategy, str)
 lstm = rnndrop.LSTM(4, 8, cell_dropout=0.5)
 gates, (h, c) = lstm(x)
@@ -106,11 +106,4 @@ def errors(request, tmp_path_factory):
 def test_right_calls_have_their_types_and_wrong_calls_are_found(errors):
     """And the package itself has no errors for a user."""
     first = WRONG.lstrip().splitlines().index('rnndrop.RNN(4, 8, nonlinearity="gelu")') + 1
-    numbers = [int(line.split(":")[1]) for line in checked[0]["wrong"]]
-    assert numbers == [*range(first, first + 10)]
-
-
-def test_the_package_itself_has_no_errors_for_them(checked):
-    found, lines = checked
-    assert len(lines) == len(found["right"]) + len(found["wrong"]), lines
-    assert set(errors) == {("wrong", line) for line in range(first, first + 9)}
+    assert set(errors) == {("wrong", line) for line in range(first, first + 10)}

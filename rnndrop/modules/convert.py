@@ -92,6 +92,7 @@ def from_torch(model: nn.Module, **dropouts: Unpack[ModelOptions]) -> Any:
 
     Examples::
 
+        >>> model = torch.nn.Sequential(torch.nn.Linear(10, 10), torch.nn.LSTM(10, 20))
         >>> model = rnndrop.from_torch(model, hidden_dropout=0.2)
     """
     checked_options("from_torch()", dropouts, ModelOptions)
@@ -122,6 +123,8 @@ def to_torch(model: nn.Module) -> Any:
 
     Examples::
 
+        >>> import copy
+        >>> model = torch.nn.Sequential(torch.nn.Linear(10, 10), rnndrop.LSTM(10, 20, hidden_dropout=0.2))
         >>> scripted = torch.jit.script(rnndrop.to_torch(copy.deepcopy(model)).eval())
     """
     return _replaced(model, {ours: theirs for theirs, ours in OURS.items()}, {})
