@@ -80,9 +80,9 @@ def test_a_mask_repeated_over_rows(monkeypatch, rates):
 def test_a_slope_from_the_sign_of_the_output(monkeypatch):
     """trident's dropout."""
 
-    def planted(gates, output, ranges, scale):
-        gates.copy_(output > 0).mul_(scale)
-        return iter([gates.numpy()[start:stop] for start, stop in ranges])
+    def planted(gates, output, ranges, scale, start):
+        gates.copy_(output[start : start + len(gates)] > 0).mul_(scale)
+        return iter([gates.numpy()[first - start : last - start] for first, last in ranges])
 
     monkeypatch.setattr(rnn, "slopes_of", planted)
     caught(hidden_dropout=0.3)

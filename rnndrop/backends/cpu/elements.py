@@ -117,23 +117,23 @@ def states_before(states: Numbers, initial: Numbers, ranges: list[Range]) -> Ite
         before = now
 
 
-def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float) -> Iterator[Numbers]:
-    """The rows of each range of `gates`, filled with scale * tanh'(a), computed from the output where it was kept."""
+def slopes_of(gates: Tensor, output: Tensor, ranges: list[Range], scale: float, start: int = 0) -> Iterator[Numbers]:
+    """The rows of each range of `gates`, whose first row is row `start`, filled with scale * tanh'(a), computed from the output
+    where it was kept."""
     rows, scale = numbers_of(gates), finite(scale, output)
     kept = output.new_full((), scale)
     for first, last, chunk in chunks(ranges, output.shape[1]):
-        y, slope = output[first:last], gates[first:last]
+        y, slope = output[first:last], gates[first - start : last - start]
         torch.addcmul(kept, y, y, value=-1 / scale if scale else 0.0, out=slope)  # 1 - f**2
-        yield from rows_of(rows, chunk)
+        yield from rows_of(rows, chunk, start)
 
 
-def passing(gates: Tensor, output: Tensor, ranges: list[Range]) -> Iterator[Array]:
+def passing(gates: Tensor, output: Tensor, ranges: list[Range], start: int) -> Iterator[Array]:
     """The bits of each range of `gates`: all set where relu lets a gradient pass, none where its output is 0."""
     integers = gates.view(INTEGER[gates.element_size()])
-    bits = integers.numpy()
     for first, last, chunk in chunks(ranges, output.shape[1]):
-        integers[first:last].copy_(output[first:last] <= 0).sub_(1)
-        yield from rows_of(bits, chunk)
+        integers[first - start : last - start].copy_(output[first:last] <= 0).sub_(1)
+        yield from rows_of(integers.numpy(), chunk, start)
 
 
 def step_masks(mask: Mask | None, steps: Steps, like: Tensor) -> Iterator[Any]:
@@ -185,8 +185,9 @@ def pieces(ranges: list[Range], width: int) -> list[tuple[int, int, list[Range]]
 
 
 def alternating(steps: Steps, like: Tensor) -> Iterator[tuple[int, int, list[Range], Tensor]]:
-    """Pieces of a matrix like `like` (N, C), and memory for each; that of the one before is used for the one after."""
-    every = pieces(steps.ranges, like.shape[1])
+    """Pieces of a matrix like `like` (N, C), and memory for each; that of the one before is used for the one after. A sum over
+    pieces in 16 bits would be rounded at each: there is one then."""
+    every = pieces(steps.ranges, like.shape[1]) if like.dtype in WIDE else [(0, steps.rows, steps.ranges)]
     most = max((last - first for first, last, _ in every), default=0)
     memory = [like.new_empty(most, like.shape[1]) for _ in every[:2]]
     for i, (first, last, ranges) in enumerate(every):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...cell import Cell, Weights
 from ...mask import Mask
 from ...steps import Steps
-from ..base import GateBackend, Gradients, Layer, Masks, Needs, Result, entering
+from ..base import Backend, Gradients, Layer, Masks, Needs, Result
 from . import gru, lstm, pointwise, rnn
 from .collected import Collected
 from .elements import (
@@ -24,12 +24,9 @@ from .elements import (
     bits,
     bits_of,
     computes_in,
-    dropped,
-    each_row,
     library_of,
     numbers_of,
     pieces,
-    row_ranges,
     rows_of,
     rows_of_steps,
     scale_of,
@@ -40,7 +37,7 @@ from .product import product
 CELLS: dict[str, ModuleType] = {"RNN_TANH": rnn, "RNN_RELU": rnn, "GRU": gru, "LSTM": lstm}
 
 
-class Cpu(GateBackend):
+class Cpu(Backend):
     @np.errstate(all="ignore")  # as silent as PyTorch where infinite numbers meet
     def forward(
         self, input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell
@@ -72,32 +69,11 @@ class Cpu(GateBackend):
     def _backward(
         self, layer: Layer, grad_output: Tensor | None, grad_states: Sequence[Tensor | None], needs: Needs
     ) -> Gradients:
-        if not layer.saved:
-            return super().backward(layer, grad_output, grad_states, needs)
         if grad_output is None:
             grad_output = layer.output.new_zeros(()).expand_as(layer.output)
         collected = Collected(layer, needs)
         go_back = partial(CELLS[layer.cell.mode].backward, collected.add)
         return collected.gradients(_go_back(layer, grad_output, grad_states, go_back))
-
-    def gate_gradients(
-        self, layer: Layer, grad_output: Tensor, grad_states: Sequence[Tensor | None]
-    ) -> tuple[Tensor, list[Tensor]]:
-        gates = torch.empty_like(layer.rows)
-        return gates, _go_back(layer, grad_output, grad_states, partial(rnn.backward, gates))
-
-    def dropped_grad_w_hh(self, layer: Layer, gates: Tensor, mask: Mask) -> Tensor:
-        steps, keep = layer.steps, each_row(mask.keep, layer.steps)
-        if len(steps.runs) > 1:
-            parts = [(slice(None), steps.before(layer.rows, layer.states[0]))]
-        else:
-            parts = entering(layer)
-        result = torch.zeros_like(layer.weights.w_hh, memory_format=torch.contiguous_format)
-        # Some rows at a time, since memory for all of them would be new, and its pages cost more than they hold.
-        for rows, entered in parts:
-            for start, stop in row_ranges(entered, least=512 if entered.dtype in WIDE else max(1, len(entered))):
-                result.addmm_(gates[rows][start:stop].t(), dropped(entered[start:stop], keep[rows][start:stop]))
-        return result
 
     def dropout(self, x: Tensor, mask: Mask) -> Tensor:
         return pointwise.dropout(x, mask)

@@ -11,14 +11,20 @@ from ...cell import Cell, Weights
 from ...steps import Steps
 from ..base import Layer, Masks
 from .elements import (
+    Array,
+    Collect,
     Numbers,
+    Range,
     activation_of,
+    alternating,
     bits_of,
     finite,
+    keep_only,
     library_of,
     numbers_of,
     passing,
     rows_of,
+    scale_of,
     slopes_of,
     step_masks,
 )
@@ -55,37 +61,43 @@ def forward(
         yield
 
 
-def backward(gates: Tensor, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Numbers]:
-    """The rows of each step of `gates` (N, H), their gradient. It is made from that of the step's states in the first rows of
-    `grads` (B, H), where is left, if there is zoneout, what goes to the states before past the gates. `steps` stand in the
-    order of the backward pass."""
-    return (_relu_backward if layer.cell.activation == "relu" else _tanh_backward)(gates, grads[0], layer, steps)
+def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Steps) -> Iterator[Numbers]:
+    """The rows of each step of the gates' gradient, in memory that serves again. It is made from that of the step's states in
+    the first rows of `grads` (B, H), where is left, if there is zoneout, what goes to the states before past the gates.
+    `collect` takes the gradients of the gates of some steps at a time. `steps` stand in the order of the backward pass."""
+    go_back = _relu_backward if layer.cell.activation == "relu" else _tanh_backward
+    keeps, zones = (step_masks(layer.masks.get(kind), steps, layer.output) for kind in ("hidden", "zoneout"))
+    of_grad_h = bits_of(grads[0])
+    for first, last, ranges, gates in alternating(steps, layer.rows):
+        rows = go_back(gates, grads[0], layer, ranges, first, keeps)
+        for numbers, bits, zone in zip(rows, rows_of(bits_of(gates), ranges, first), zones, strict=False):
+            if zone is not None:
+                part(bits, of_grad_h, zone)
+            yield numbers
+        collect(first, last, gates)
 
 
-def _tanh_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Numbers]:
-    output, hidden, multiply, bitwise_and = layer.rows, layer.masks.get("hidden"), library_of(gates).multiply, np.bitwise_and
-    slopes = slopes_of(gates, output, steps.ranges, 1.0 if hidden is None else hidden.scale)
-    grads, rows = numbers_of(grad_h), (slopes, rows_of(bits_of(gates), steps.ranges))
-    keeps, zones = (step_masks(layer.masks.get(kind), steps, output) for kind in ("hidden", "zoneout"))
-    for slope, bits, keep, zone in zip(*rows, keeps, zones, strict=False):
-        multiply(slope, grads[: len(bits)], out=slope)
+def _tanh_backward(
+    gates: Tensor, grad_h: Tensor, layer: Layer, ranges: list[Range], start: int, keeps: Iterator[Array | None]
+) -> Iterator[Numbers]:
+    grads, multiply = numbers_of(grad_h), library_of(gates).multiply
+    slopes = slopes_of(gates, layer.rows, ranges, scale_of(layer.masks.get("hidden")), start)
+    for slope, keep in zip(slopes, keeps, strict=False):
+        multiply(slope, grads[: len(slope)], out=slope)
         if keep is not None:
-            bitwise_and(bits, keep, bits)
-        if zone is not None:
-            part(bits, bits_of(grad_h), zone)
+            keep_only(slope, keep)
         yield slope
 
 
-def _relu_backward(gates: Tensor, grad_h: Tensor, layer: Layer, steps: Steps) -> Iterator[Numbers]:
+def _relu_backward(
+    gates: Tensor, grad_h: Tensor, layer: Layer, ranges: list[Range], start: int, keeps: Iterator[Array | None]
+) -> Iterator[Numbers]:
     """An output of 0 stops a gradient by bits, infinite or NaN. What the hidden mask dropped is 0 as well."""
-    output, hidden, bitwise_and = layer.rows, layer.masks.get("hidden"), np.bitwise_and
-    scale = 1.0 if hidden is None else output.new_full((), finite(hidden.scale, output)).item()
-    grads, ranges = bits_of(grad_h), steps.ranges
-    rows = rows_of(numbers_of(gates), ranges), passing(gates, output, ranges)
-    for numbers, bits, zone in zip(*rows, step_masks(layer.masks.get("zoneout"), steps, output), strict=False):
-        bitwise_and(grads[: len(bits)], bits, bits)
+    hidden, output, grads = layer.masks.get("hidden"), layer.rows, bits_of(grad_h)
+    scale = output.new_full((), finite(scale_of(hidden), output)).item()
+    rows = rows_of(numbers_of(gates), ranges, start), passing(gates, output, ranges, start)
+    for numbers, bits in zip(*rows, strict=True):
+        np.bitwise_and(grads[: len(bits)], bits, bits)
         if hidden is not None:
             numbers *= scale
-        if zone is not None:
-            part(bits, grads, zone)
         yield numbers
