@@ -24,6 +24,13 @@ def cast(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x))
 
 
+def dtype_beside(state: Tensor) -> torch.dtype:
+    """That of a sum of a state and what autocast's products make, as a GRU's new state is: on the CPU autocast leaves states
+    alone."""
+    dtype = compute_dtype(state)
+    return torch.promote_types(dtype, state.dtype) if state.device.type == "cpu" else dtype
+
+
 def suspended(x: Tensor) -> AbstractContextManager[object]:
     """Where tensors have the dtypes that they should have: nothing is cast again. Backward may run inside another autocast."""
     return torch.autocast(x.device.type, enabled=False) if autocasts(x.device.type) else nullcontext()

@@ -39,6 +39,7 @@ class Dropouts:
     cell_zoneout: float = 0.0
     candidate_dropout: float = 0.0
     mask_scope: MaskScope | Mapping[str, MaskScope] = "step"
+    scoped: tuple[str, ...] = field(default=SCOPED, repr=False, compare=False)  # the kinds that `mask_scope` may name
     inside: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the kinds that drop inside the recurrence
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class Dropouts:
             return
         object.__setattr__(self, "mask_scope", dict(self.mask_scope))
         for name, scope in self.mask_scope.items():
-            check_choice("kind in mask_scope", name, SCOPED)
+            check_choice("kind in mask_scope", name, self.scoped)
             check_choice(f"mask_scope of {name!r}", scope, MASK_SCOPES)
 
     def rate(self, kind: str) -> float:
@@ -78,7 +79,7 @@ class Dropouts:
 
     def changed(self) -> dict[str, Any]:
         """What is not as by default, for a module's repr."""
-        given = [each for each in fields(self) if each.init]
+        given = [each for each in fields(self) if each.compare]
         return {each.name: value for each in given if (value := getattr(self, each.name)) != each.default}
 
 
@@ -129,11 +130,13 @@ class ModelOptions(LSTMOptions, total=False):
     dropout: float
 
 
-def checked_options(function: str, options: Any, allowed: Any) -> Dropouts:
-    """Those of a call's keyword arguments. TypeError, naming the function, where one is not among the `allowed` options."""
+def checked_options(function: str, options: Any, allowed: Any, **others: Any) -> Dropouts:
+    """Those of a call's keyword arguments, and `others` that it has. TypeError, naming the function, where one is not among the
+    `allowed` options."""
     for name in options.keys() - allowed.__optional_keys__:
         raise TypeError(f"{function} got an unexpected keyword argument {name!r}")
-    return Dropouts(**options)
+    arguments = allowed.__optional_keys__ | others.keys()
+    return Dropouts(**options, **others, scoped=tuple(kind for kind in SCOPED if KINDS[kind].argument in arguments))
 
 
 def dropout_property(name: str) -> Any:

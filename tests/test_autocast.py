@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import rnndrop
+from tests.helpers import GATED, make_rnn
+from tests.modules.checks import changed, flat
 
 DROPOUTS = [
     dict(hidden_dropout=0.5),
@@ -13,6 +15,10 @@ DROPOUTS = [
     dict(zoneout=0.5),
     dict(hidden_dropout=0.5, recurrent_dropout=0.5),
 ]
+OF_CELL = {"GRU": dict(candidate_dropout=0.5), "LSTM": dict(cell_dropout=0.25, cell_zoneout=0.25)}
+CASES = [("RNN", dropouts) for dropouts in DROPOUTS]
+CASES += [(cell, dropouts) for cell in GATED for dropouts in (DROPOUTS[-1], OF_CELL[cell] | DROPOUTS[2])]
+each_layer = pytest.mark.parametrize("cell, dropouts", CASES, ids=str)
 
 
 def inside():
@@ -23,20 +29,19 @@ def outside():
     return torch.autocast("cpu", enabled=False)
 
 
-@pytest.fixture(params=DROPOUTS, ids=" and ".join)
-def dropouts(request):
-    return request.param
-
-
-@pytest.fixture(params=["RNN", "RNNCell"])
-def run(request, dropouts):
+@pytest.fixture(params=[(cell + end, dropouts) for cell, dropouts in CASES for end in ("", "Cell")], ids=str)
+def run(request):
     """The loss of a module as a function of nothing, its leaves, and how near gradients are, relative to the largest: a layer's
     to the bit; a cell is PyTorch's operations, as nn.RNNCell is, which an autocast around backward runs in bfloat16."""
-    if request.param == "RNN":
-        module, x = rnndrop.RNN(4, 8, 2, bidirectional=True, **dropouts), torch.randn(5, 3, 4, requires_grad=True)
+    kind, dropouts = request.param
+    if not kind.endswith("Cell"):
+        module, x = (
+            make_rnn(kind, num_layers=2, bidirectional=True, dtype=None, **dropouts),
+            torch.randn(5, 3, 4, requires_grad=True),
+        )
         return lambda: module(x, seed=1)[0].float().square().sum(), [x, *module.parameters()], 0
-    cell, x = rnndrop.RNNCell(4, 8, **dropouts), torch.randn(3, 4, requires_grad=True)
-    return lambda: cell(x, cell(x, seed=2), seed=1).float().square().sum(), [x, *cell.parameters()], 2**-5
+    cell, x = getattr(rnndrop, kind)(4, 8, **dropouts), torch.randn(3, 4, requires_grad=True)
+    return lambda: flat(cell(x, cell(x, seed=2), seed=1))[0].float().square().sum(), [x, *cell.parameters()], 2**-5
 
 
 def assert_near(found, expected, bound):
@@ -100,20 +105,42 @@ def test_tanh_dropout_inside_and_out():
     assert torch.equal(found[0], expected[0])
 
 
-def test_float64_stays(dropouts):
+@each_layer
+def test_float64_stays(cell, dropouts):
     """Autocast casts no float64."""
-    module, x = rnndrop.RNN(4, 8, dtype=torch.float64, **dropouts), torch.randn(5, 3, 4, dtype=torch.float64)
+    module, x = make_rnn(cell, **dropouts), torch.randn(5, 3, 4, dtype=torch.float64)
     expected = module(x, seed=1)[0]
     with inside():
         found = module(x, seed=1)[0]
     assert found.dtype == torch.float64 and torch.equal(found, expected)
 
 
-def test_what_autocast_makes_of_a_layer(dropouts):
+@each_layer
+def test_what_autocast_makes_of_a_layer(cell, dropouts):
     """The same as of one whose tensors were cast by hand."""
-    module, x = rnndrop.RNN(4, 8, **dropouts), torch.randn(5, 3, 4)
-    by_hand = rnndrop.RNN.from_torch(module.to_torch().bfloat16(), **dropouts)
+    module, x = make_rnn(cell, dtype=None, **dropouts), torch.randn(5, 3, 4)
+    by_hand = type(module).from_torch(module.to_torch().bfloat16(), **dropouts)
     with inside():
-        output, h_n = module(x, seed=1)
-    assert output.dtype == h_n.dtype == torch.bfloat16
-    assert torch.equal(output, by_hand(x.bfloat16(), seed=1)[0])
+        output, *states = flat(module(x, seed=1))
+    assert {y.dtype for y in (output, *states)} == {torch.float32 if cell == "GRU" else torch.bfloat16}
+    for found, expected in zip((output, *states), flat(by_hand(x.bfloat16(), seed=1)), strict=True):
+        assert torch.equal(found.bfloat16(), expected)
+
+
+# nn.LSTM's dtypes follow the code that runs it, which differs by machine, padding and projection.
+@pytest.mark.parametrize("name", ["RNN", "GRU", "RNNCell", "GRUCell", "LSTMCell"])
+@pytest.mark.parametrize("dropouts", [dict(hidden_dropout=0.5), dict(zoneout=0.5), dict(input_dropout=0.5)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_dtypes_are_those_of_torch(name, dropouts, dtype):
+    """In training and in evaluation, whatever the states are."""
+    if name.endswith("Cell") and "input_dropout" in dropouts:
+        return
+    module = getattr(rnndrop, name)(4, 8, **dropouts)
+    theirs, x, hx = module.to_torch(), torch.randn(5, 3, 4), torch.randn(1, 3, 8)
+    if name.endswith("Cell"):
+        x, hx = x[0], (hx[0], hx[0]) if name == "LSTMCell" else hx[0]
+    for training in (True, False):
+        for states in (None, hx, changed(hx, lambda h: h.to(dtype))):
+            with torch.autocast("cpu", dtype):
+                found, expected = (flat(run(x, states)) for run in (module.train(training), theirs.train(training)))
+            assert [y.dtype for y in found] == [y.dtype for y in expected]

@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from rnndrop import LSTM, RNN, LSTMCell
+import rnndrop
+from rnndrop import LSTM, RNN, LSTMCell, functional
 from rnndrop.dropouts import Dropouts, check_choice
 from rnndrop.kinds import KINDS
 from tests.helpers import draws_nothing
@@ -102,6 +103,32 @@ def test_a_bad_mapping(scope, words):
     with pytest.raises(ValueError, match=f"^{words}"):
         rnn.mask_scope = scope
     assert rnn.mask_scope == {"hidden": "sequence"}
+
+
+OF_ALL = ["hidden", "recurrent", "between", "input", "output"]
+SCOPED = {"RNN": OF_ALL, "GRU": [*OF_ALL, "candidate"], "LSTM": [*OF_ALL, "cell", "candidate"]}
+
+
+@pytest.mark.parametrize("name", SCOPED)
+def test_a_scope_of_a_kind_that_a_module_does_not_have(name):
+    kind, function, have = getattr(rnndrop, name), getattr(functional, f"{name.lower()}_layer"), SCOPED[name]
+    module, theirs = kind(3, 5, 2, mask_scope=dict.fromkeys(have, "sequence")), getattr(torch.nn, name)(3, 5)
+    states, weights = [torch.zeros(1, 5)] * (1 + (name == "LSTM")), module.all_weights[0]
+    for other in {"cell", "candidate"} - {*have}:
+        scope = {other: "sequence"}
+        calls = [lambda scope=scope: kind(3, 5, mask_scope=scope), lambda scope=scope: setattr(module, "mask_scope", scope)]
+        calls.append(lambda scope=scope: kind.from_torch(theirs, mask_scope=scope))
+        for call in calls:
+            with pytest.raises(ValueError) as raised:
+                draws_nothing(call)
+            listed = ", ".join(map(repr, have[:-1])) + f" or {have[-1]!r}"
+            assert str(raised.value) == f"Unknown kind in mask_scope {other!r}. Select from {listed}."
+        for wrong in (scope, {"between": "step"}):  # a layer alone has none between
+            with pytest.raises(ValueError, match=r"^Unknown kind in mask_scope .* Select from 'hidden', 'recurrent', 'input'"):
+                draws_nothing(lambda wrong=wrong: function(torch.zeros(2, 1, 3), *states, *weights, mask_scope=wrong))
+    assert module.mask_scope == dict.fromkeys(have, "sequence")
+    scope = dict.fromkeys([each for each in have if each != "between"], "sequence")
+    assert function(torch.zeros(2, 1, 3), *states, *weights, mask_scope=scope)[0].shape == (2, 1, 5)
 
 
 def test_a_mapping_is_the_modules_own():

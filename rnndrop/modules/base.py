@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ..autocast import autocasts, cast
+from ..autocast import autocasts, cast, dtype_beside
 from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
@@ -179,12 +179,12 @@ class RNNBase(LayerAttributes, nn.Module):
         __call__: Call[Tensor]
 
     def _run(
-        self, input: Tensor | PackedSequence, states: Sequence[Tensor] | None, seed: int | Tensor | None
+        self, input: Tensor | PackedSequence, states: Sequence[Tensor] | Tensor | None, seed: int | Tensor | None
     ) -> tuple[Any, Sequence[Tensor]]:
         """The output and the states at the end (L*D, B, units), or without B, of what `forward` was given."""
         if isinstance(input, PackedSequence):
             order, back = input.sorted_indices, input.unsorted_indices
-            if states is not None:
+            if states is not None and not (isinstance(states, Tensor) and order is None):
                 states = _states(self.permute_hidden(_hidden(states), order))
             output, ends = self._run_batch(input.data, states, seed, input.batch_sizes, order)
             ends = _states(self.permute_hidden(_hidden(ends), back))
@@ -206,7 +206,7 @@ class RNNBase(LayerAttributes, nn.Module):
     def _run_batch(
         self,
         input: Tensor,
-        states: Sequence[Tensor] | None,
+        states: Sequence[Tensor] | Tensor | None,
         seed: int | Tensor | None,
         batch_sizes: Tensor | None = None,
         order: Tensor | None = None,
@@ -218,6 +218,8 @@ class RNNBase(LayerAttributes, nn.Module):
         if batch_sizes is None or not torch.compiler.is_compiling():  # in a graph each count of sequences is another
             self.check_forward_args(input, _hidden(states), batch_sizes)
         self._check_dtypes(input, states)
+        if isinstance(states, Tensor):  # both in one, which only unbatched and permuted states are taken out of
+            raise TypeError("lstm(): argument 'hx' must be tuple of Tensors, not Tensor")
         if seed is not None:
             check_seed(seed, batch)
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
@@ -245,7 +247,7 @@ class RNNBase(LayerAttributes, nn.Module):
             checked_batch_sizes(batch_sizes, x.shape[0])
             if order is not None:
                 check_order(order, batch)
-        steps = Steps.of(x, batch, batch_sizes)
+        steps, beside = Steps.of(x, batch, batch_sizes), dtype_beside(states[0])
         x, states, layers = self._cast_and_checked(x, states, batch)
         drawn = dropouts.inside if self.training else ()
         strategy = "torch"
@@ -260,7 +262,7 @@ class RNNBase(LayerAttributes, nn.Module):
         x, states = self._layers(x, states, layers, dropouts, masks, steps, strategy)
         if masks is not None and dropouts.output_dropout:
             x = outside_dropout(x, "output", dropouts, masks._replace(layer=self.num_layers - 1), self.num_directions)
-        return x, states
+        return (x.to(beside), [state.to(beside) for state in states]) if self.mode == "GRU" else (x, states)
 
     def _dropped_before(
         self, x: Tensor, layers: list[list[Weights]], dropouts: Dropouts, masks: MaskSource
@@ -365,7 +367,7 @@ class RNNBase(LayerAttributes, nn.Module):
         step = self.num_directions
         return x, states, [every[i : i + step] for i in range(0, len(every), step)]
 
-    def _check_dtypes(self, input: Tensor, states: Sequence[Tensor]) -> None:
+    def _check_dtypes(self, input: Tensor, states: Sequence[Tensor] | Tensor) -> None:
         for name, state in zip(("hx", "cx"), states, strict=False):
             if state.dtype != input.dtype and not autocasts(input.device.type):
                 raise RuntimeError(f"expected input and {name} to have the same dtype, got {input.dtype} and {state.dtype}")
@@ -409,7 +411,7 @@ class RNNBase(LayerAttributes, nn.Module):
         return extra_repr(self, changed | self._dropouts.changed())
 
 
-def _hidden(states: Sequence[Tensor]) -> Any:
+def _hidden(states: Sequence[Tensor] | Tensor) -> Any:
     """As forward is given them: a state, or the pair of an LSTM."""
     return states[0] if len(states) == 1 else tuple(states)
 

@@ -9,7 +9,7 @@ import torch
 from torch import _VF, Tensor, nn
 from typing_extensions import Unpack
 
-from ..autocast import autocasts, cast
+from ..autocast import autocasts, cast, dtype_beside
 from ..cell import CELLS, Cell, Weights, rnn_mode
 from ..checks import check_dtype, check_tensors
 from ..dispatch import mask_form
@@ -98,6 +98,7 @@ class CellBase(CellAttributes, nn.Module):
         if not dropouts.inside and not is_mapping():
             return _torch_step(input, states, weights, cell)
         self._check_sizes(input, states)
+        beside = dtype_beside(states[-1])
         if autocasts(input.device.type):
             input, states, weights = cast(input), [cast(state) for state in states], weights.map(cast)
         given = input
@@ -109,8 +110,9 @@ class CellBase(CellAttributes, nn.Module):
         masks = None
         if self.training and dropouts.inside:  # the seed is drawn after all that can be wrong
             masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form)
-        states = recurrent_step(input, states, weights, dropouts, masks, cell)
-        return [distributed(state, given) for state in states] if is_distributed(given) else states
+        new = recurrent_step(input, states, weights, dropouts, masks, cell)
+        new = new if cell.name == "RNN" else [state.to(beside) for state in new]
+        return [distributed(state, given) for state in new] if is_distributed(given) else new
 
     def _check_sizes(self, input: Tensor, states: Sequence[Tensor]) -> None:
         if input.size(1) != self.input_size:

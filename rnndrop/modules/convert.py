@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from typing_extensions import Unpack
 
 from ..dropouts import ModelOptions, checked_options
+from ..kinds import KINDS
 
 Module = TypeVar("Module", bound=nn.Module)
 Self = TypeVar("Self", bound="Convertible[Any]")
@@ -98,7 +99,9 @@ def from_torch(model: nn.Module, **dropouts: Unpack[ModelOptions]) -> Any:
     checked_options("from_torch()", dropouts, ModelOptions)
     found = {type_before_parametrizations(module) for module in _modules(model).values()}
     kinds = {theirs: ours for theirs, ours in OURS.items() if theirs in found}
-    for name in dropouts:
+    scopes = dropouts.get("mask_scope")
+    scoped = [KINDS[kind].argument for kind in scopes] if isinstance(scopes, Mapping) else []
+    for name in [*dropouts, *scoped]:
         if not any(hasattr(kind, name) for kind in kinds.values()):
             raise ValueError(f"no recurrent module of the model has {name}")
     return _replaced(model, kinds, dropouts)
@@ -143,12 +146,19 @@ def _replaced(model: nn.Module, kinds: Kinds, dropouts: Any) -> nn.Module:
     for path, module in modules.items():
         kind = kinds.get(type_before_parametrizations(module))
         if kind is not None:
-            taken = {name: value for name, value in dropouts.items() if hasattr(kind, name)}
-            new[module] = _converted(module, kind, partial(_same, path), **taken)
+            new[module] = _converted(module, kind, partial(_same, path), **_taken(kind, dropouts))
             vars(new[module]).update({name: vars(module)[name] for name in HOOKS})
     for module in modules.values():
         module._modules.update({name: new[child] for name, child in module._modules.items() if child in new})
     return new.get(model, model)
+
+
+def _taken(kind: Any, dropouts: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the dropouts that a class has, and of the scopes."""
+    taken = {name: value for name, value in dropouts.items() if hasattr(kind, name)}
+    if isinstance(scopes := taken.get("mask_scope"), Mapping):
+        taken["mask_scope"] = {name: scope for name, scope in scopes.items() if hasattr(kind, KINDS[name].argument)}
+    return taken
 
 
 def _converted(source: Any, kind: Any, take: Callable[[str, Tensor], nn.Parameter], **dropouts: Any) -> Any:

@@ -176,5 +176,5 @@ class GRU(RNNBase, GRUAttributes, Convertible[nn.GRU]):
     ) -> None:
         if proj_size is not None:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-        dropping = checked_options("GRU.__init__()", dropouts, GRUOptions).replace("dropout", dropout)
+        dropping = checked_options("GRU.__init__()", dropouts, GRUOptions, dropout=dropout)
         super().__init__("GRU", input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropping)

@@ -200,7 +200,7 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
         dtype: torch.dtype | None = None,
         **dropouts: Unpack[LSTMOptions],
     ) -> None:
-        dropping = checked_options("LSTM.__init__()", dropouts, LSTMOptions).replace("dropout", dropout)
+        dropping = checked_options("LSTM.__init__()", dropouts, LSTMOptions, dropout=dropout)
         options = bias, batch_first, bidirectional, device, dtype, dropping, proj_size
         super().__init__("LSTM", input_size, hidden_size, num_layers, *options)
 
@@ -215,9 +215,13 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
     def forward(
         self, input: Tensor | PackedSequence, hx: States | None = None, *, seed: Seed = None
     ) -> tuple[Tensor | PackedSequence, States]:
-        if hx is not None and len(hx) > 2:
+        given: Any = hx
+        states = None if given is None else (given[0], given[1])
+        if isinstance(given, Tensor):  # both in one
+            states = given[:2]
+        elif given is not None and len(given) > 2:
             raise RuntimeError("lstm expects two hidden states")
-        output, (h_n, c_n) = self._run(input, None if hx is None else (hx[0], hx[1]), seed)
+        output, (h_n, c_n) = self._run(input, states, seed)
         return output, (h_n, c_n)
 
     if TYPE_CHECKING:

@@ -212,7 +212,7 @@ class RNN(RNNBase, Convertible[nn.RNN]):
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
         mode = rnn_mode(nonlinearity)
-        dropping = checked_options("RNN.__init__()", dropouts, RNNOptions).replace("dropout", dropout)
+        dropping = checked_options("RNN.__init__()", dropouts, RNNOptions, dropout=dropout)
         super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, bidirectional, device, dtype, dropping)
 
     @property

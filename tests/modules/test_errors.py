@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnndrop
-from tests.helpers import BOTH, GATED, draws_nothing, error_of, every_kind, make_rnn
+from tests.helpers import BOTH, GATED, assert_equal, draws_nothing, error_of, every_kind, make_rnn
 from tests.modules.checks import flat
 
 INSIDE = BOTH
@@ -115,6 +115,10 @@ BAD_PAIRS = [  # of an LSTM alone
     ((z(5, 4), (z(1, 17), C)), "cx 3-D"),
     ((z(5, 3, 4), (z(1, 3, 17, dtype=torch.float32), C)), "hx dtype, cx right"),
     ((PACKED, H), "packed, one state"),
+    ((z(5, 3, 4), z(2, 1, 3, 17)), "both in one tensor"),
+    ((z(5, 3, 4), z(3, 1, 3, 17)), "three in one tensor"),
+    ((z(5, 3, 4), z(2, 1, 3, 16)), "both in one tensor, hx size"),
+    ((pack_padded_sequence(z(5, 3, 4), [5, 3, 1]), z(2, 1, 3, 17)), "packed, both in one tensor"),
     ((PACKED, (H, z(1, 3, 16))), "packed, cx size"),
 ]
 
@@ -141,6 +145,17 @@ def test_bad_inputs(cell, args, case):
     before = [p.clone() for p in rnn.parameters()]
     assert draws_nothing(lambda: error_of(rnn, *args)) is theirs[0]
     assert all(map(torch.equal, before, rnn.parameters()))
+
+
+@pytest.mark.parametrize("rates", [dict(), dict(hidden_dropout=0.3)], ids=["none", "hidden"])
+def test_both_states_in_one_tensor_are_taken_where_torch_takes_them_apart(rates):
+    """Of unbatched input, and of packed data that was not sorted."""
+    rnn, x = make_rnn("LSTM", **rates), torch.randn(5, 3, 4, dtype=torch.float64)
+    packed = pack_padded_sequence(x, [3, 5, 1], enforce_sorted=False)
+    for given, both in ((x[:, 0], torch.randn(2, 1, 17).double()), (packed, torch.randn(2, 1, 3, 17).double())):
+        assert_equal(flat(rnn(given, both, seed=1)), flat(rnn(given, (both[0], both[1]), seed=1)))
+        assert_equal(flat(rnn.eval()(given, both)), flat(rnn.to_torch()(given, both)))
+        rnn.train()
 
 
 @pytest.mark.parametrize("rates", [dict(), dict(hidden_dropout=0.3)], ids=["none", "hidden"])

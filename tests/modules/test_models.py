@@ -151,6 +151,14 @@ def test_what_no_module_has_is_refused(model, dropouts, error, words):
     assert repr(model) == before
 
 
+def test_each_module_takes_the_scopes_that_it_has():
+    model = nn.ModuleList([nn.RNN(3, 5), nn.LSTM(3, 5), nn.LSTMCell(3, 5)])
+    rnn, lstm, _ = rnndrop.from_torch(model, mask_scope={"input": "sequence", "cell": "sequence"})
+    assert rnn.mask_scope == {"input": "sequence"} and lstm.mask_scope == {"input": "sequence", "cell": "sequence"}
+    with pytest.raises(ValueError, match="^no recurrent module of the model has cell_dropout$"):
+        rnndrop.from_torch(nn.ModuleList([nn.GRU(3, 5)]), mask_scope={"cell": "sequence"})
+
+
 def test_a_model_without_any_is_left_as_it_is():
     """And so are classes that somebody has derived."""
 
