@@ -35,10 +35,8 @@ def run(request):
     to the bit; a cell is PyTorch's operations, as nn.RNNCell is, which an autocast around backward runs in bfloat16."""
     kind, dropouts = request.param
     if not kind.endswith("Cell"):
-        module, x = (
-            make_rnn(kind, num_layers=2, bidirectional=True, dtype=None, **dropouts),
-            torch.randn(5, 3, 4, requires_grad=True),
-        )
+        x = torch.randn(5, 3, 4, requires_grad=True)
+        module = make_rnn(kind, num_layers=2, bidirectional=True, dtype=None, **dropouts)
         return lambda: module(x, seed=1)[0].float().square().sum(), [x, *module.parameters()], 0
     cell, x = getattr(rnndrop, kind)(4, 8, **dropouts), torch.randn(3, 4, requires_grad=True)
     return lambda: flat(cell(x, cell(x, seed=2), seed=1))[0].float().square().sum(), [x, *cell.parameters()], 2**-5

@@ -11,8 +11,10 @@ from torch import nn
 
 import rnndrop
 from benchmarks.measure.memory import saved_bytes
+from tests.helpers import GATED
 
 SHAPES = [(35, 20, 200, 200), (100, 32, 64, 128), (50, 1, 32, 64), (20, 8, 4, 1), (30, 5, 1, 100)]  # T, B, I, H
+each_gated = pytest.mark.parametrize("name", GATED)
 
 
 def loop(x, cell, drop):
@@ -50,8 +52,34 @@ def test_it_is_the_outputs_and_a_byte_a_mask(shape):
     assert rows * columns * (4 + 1 + 1) <= saved <= rows * columns * (4 + 1 + 1) + 2 * batch * columns * 4
 
 
-def test_no_tensor_hides_in_the_graph():
-    rnn = rnndrop.RNN(4, 17, hidden_dropout=0.2, recurrent_dropout=0.2)
+@each_gated
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scope", ["step", "sequence"])
+def test_at_most_torchs_own_without_dropout(name, shape, scope):
+    steps, batch, inputs, columns = shape
+    x = torch.randn(steps, batch, inputs, requires_grad=True)
+    rnn = getattr(rnndrop, name)(inputs, columns, hidden_dropout=0.2, mask_scope=scope)
+    theirs = rnn.to_torch()
+    leaves = [x, *rnn.parameters(), *theirs.parameters()]
+    for known in (leaves, []):
+        assert 0 < saved_bytes(lambda: rnn(x)[0], known) <= saved_bytes(lambda: theirs(x)[0], known)
+
+
+@each_gated
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_it_is_the_outputs_the_gates_and_a_byte_a_mask(name, shape):
+    """An LSTM's four gates and its cell state, a GRU's three and W_hn h + b_hn: to the byte, but for a few rows of a step."""
+    steps, batch, inputs, columns = shape
+    x = torch.randn(steps, batch, inputs, requires_grad=True)
+    rnn = getattr(rnndrop, name)(inputs, columns, hidden_dropout=0.2, recurrent_dropout=0.2)
+    saved = saved_bytes(lambda: rnn(x)[0], [x, *rnn.parameters()])
+    kept = (4 * (1 + sum(rnn.cell.saved)) + 2) * columns * batch
+    assert steps * kept <= saved <= steps * kept + 4 * columns * batch * 4
+
+
+@pytest.mark.parametrize("name", ["RNN", *GATED])
+def test_no_tensor_hides_in_the_graph(name):
+    rnn = getattr(rnndrop, name)(4, 17, hidden_dropout=0.2, recurrent_dropout=0.2)
     node = rnn(torch.randn(5, 3, 4))[0].grad_fn
     while node is not None and not hasattr(node, "call"):
         node = node.next_functions[0][0] if node.next_functions else None
@@ -60,19 +88,21 @@ def test_no_tensor_hides_in_the_graph():
     assert all(any(value is p for p in rnn.parameters()) for value in hidden)
 
 
-def test_nothing_is_saved_without_a_gradient():
-    rnn, saved = rnndrop.RNN(4, 17, hidden_dropout=0.2), []
+@pytest.mark.parametrize("name", ["RNN", *GATED])
+def test_nothing_is_saved_without_a_gradient(name):
+    rnn, saved = getattr(rnndrop, name)(4, 17, hidden_dropout=0.2), []
     with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(saved.append, lambda x: x):
         rnn(torch.randn(5, 3, 4))
     assert saved == []
 
 
-def test_nothing_is_freed_late():
+@pytest.mark.parametrize("name", ["RNN", *GATED])
+def test_nothing_is_freed_late(name):
     """Reference counting alone frees what a step kept: no cycles."""
     import gc
     import weakref
 
-    rnn = rnndrop.RNN(4, 17, hidden_dropout=0.2, recurrent_dropout=0.2)
+    rnn = getattr(rnndrop, name)(4, 17, hidden_dropout=0.2, recurrent_dropout=0.2)
     gc.disable()
     try:
         output, _ = rnn(torch.randn(5, 3, 4))

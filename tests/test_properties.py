@@ -9,31 +9,27 @@ from hypothesis import strategies as st
 
 import rnndrop
 from rnndrop import functional
-from rnndrop.kinds import KINDS, SCOPED
-from tests import oracle, stream
-from tests.helpers import assert_near, doubled, gradients, make_rnn
+from rnndrop.kinds import KINDS
+from tests import stream
+from tests.helpers import GATED, OUTSIDE, assert_near, doubled, each_kind, every_kind, gradients, inputs_of, make_rnn
+from tests.modules.checks import exact, flat, leaves_of, run_packed
 from tests.stream import threshold_of
 
 sizes = st.integers(1, 20)
 seeds = st.integers(-(2**70), 2**70)
 rates = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))
 scopes = st.sampled_from(["step", "sequence"])
-modules = st.fixed_dictionaries(
-    {
-        "num_layers": st.integers(1, 2),
-        "nonlinearity": st.just("tanh"),  # relu's gradient jumps where rounding decides
-        "bias": st.booleans(),
-        "dropout": rates,
-        "bidirectional": st.booleans(),
-        "hidden_dropout": st.floats(0, 0.9) | st.just(1.0),
-        "recurrent_dropout": st.floats(0, 0.9) | st.just(1.0),
-        "zoneout": st.floats(0, 0.9) | st.just(1.0),
-        "input_dropout": rates,
-        "output_dropout": rates,
-        "weight_dropout": st.floats(0, 0.9) | st.just(1.0),
-        "mask_scope": scopes | st.dictionaries(st.sampled_from(SCOPED), scopes),
-    }
-)
+each_cell = pytest.mark.parametrize("cell", ["RNN", *GATED])
+inside = st.floats(0, 0.9) | st.just(1.0)
+
+
+def options_of(cell):
+    """Those of a module; an RNN's nonlinearity is tanh: relu's gradient jumps where rounding decides."""
+    flags = {"num_layers": st.integers(1, 2), "bias": st.booleans(), "bidirectional": st.booleans()}
+    dropouts = {name: rates if name in OUTSIDE and name != "weight_dropout" else inside for name in every_kind(cell)}
+    scoped = [kind for kind in each_kind(cell) if KINDS[kind].scoped]
+    mask_scope = {"mask_scope": scopes | st.dictionaries(st.sampled_from(scoped), scopes)}
+    return st.fixed_dictionaries({"cell": st.just(cell)} | flags | dropouts | mask_scope)
 
 
 @settings(max_examples=60)
@@ -53,32 +49,27 @@ def test_mask(seed, rows, columns, p, layer, direction, kind):
     assert all(value in (0, 1) for value in (mask * (65536 - threshold_of(p)) / 65536).round(decimals=6).unique().tolist())
 
 
-@settings(max_examples=50)
-@given(options=modules, seed=seeds, inputs=st.integers(1, 5), columns=sizes, data=st.data())
-def test_network(options, seed, inputs, columns, data):
+@each_cell
+@settings(max_examples=40)
+@given(data=st.data(), seed=seeds, inputs=st.integers(1, 5), columns=sizes)
+def test_network(cell, data, seed, inputs, columns):
     """Outputs and gradients of any module on sequences of any lengths."""
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
-    rnn = make_rnn(input_size=inputs, hidden_size=columns, **options)
-    generator = torch.Generator().manual_seed(0)
-    shapes = (max(lengths), len(lengths), inputs), (rnn.num_layers * (1 + rnn.bidirectional), len(lengths), columns)
-    x, hx = (torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    rnn = make_rnn(input_size=inputs, hidden_size=columns, **data.draw(options_of(cell)))
+    x, hx = inputs_of(rnn, max(lengths), len(lengths))
+    leaves = leaves_of(rnn, x, hx)
     if data.draw(st.booleans()):
         seed = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=len(lengths), max_size=len(lengths)))
-    output, h_n = rnn(packed, hx, seed=torch.tensor(seed) if isinstance(seed, list) else seed)
-    padded, _ = torch.nn.utils.rnn.pad_packed_sequence(output)
+    outputs = flat(run_packed(rnn, x, hx, lengths, torch.tensor(seed) if isinstance(seed, list) else seed))
 
-    leaves = {"x": x, "hx": hx, **dict(rnn.named_parameters())}
     copies = doubled(leaves)
-    parameters = {name: copies[name] for name, _ in rnn.named_parameters()}
-    expected = oracle.network(rnn, copies["x"], copies["hx"], seed, lengths, parameters)
-    assert_near(padded, expected[0])
-    assert_near(h_n, expected[1])
+    expected = exact(rnn, copies, seed, lengths)
+    assert_near(outputs, expected)
     # Where few are kept the scale is up to 65536 times 65536, and so is what a gradient is a difference of.
-    mine, exact_gradients = gradients([padded, h_n], leaves), gradients(expected, copies)
-    largest = max(g.abs().max().item() for g in exact_gradients.values())
-    for name, exact in exact_gradients.items():
-        torch.testing.assert_close(mine[name], exact, rtol=0, atol=1e-12 * max(largest, 1.0))
+    mine, theirs = gradients(outputs, leaves), gradients(expected, copies)
+    largest = max(g.abs().max().item() for g in theirs.values())
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(mine[name], gradient, rtol=0, atol=1e-12 * max(largest, 1.0))
 
 
 @settings(max_examples=60)
@@ -113,8 +104,11 @@ def test_bad_rates(p):
         "dropout": lambda: rnndrop.RNN(2, 3, 2, dropout=p),
         "hidden_dropout": lambda: rnndrop.RNN(2, 3, hidden_dropout=p),
         "recurrent_dropout": lambda: rnndrop.RNNCell(2, 3, recurrent_dropout=p),
-        "zoneout": lambda: rnndrop.RNNCell(2, 3, zoneout=p),
-        "weight_dropout": lambda: rnndrop.RNN(2, 3, weight_dropout=p),
+        "zoneout": lambda: rnndrop.GRUCell(2, 3, zoneout=p),
+        "weight_dropout": lambda: rnndrop.GRU(2, 3, weight_dropout=p),
+        "candidate_dropout": lambda: rnndrop.GRUCell(2, 3, candidate_dropout=p),
+        "cell_dropout": lambda: rnndrop.LSTM(2, 3, cell_dropout=p),
+        "cell_zoneout": lambda: rnndrop.LSTMCell(2, 3, cell_zoneout=p),
     }
     for name, call in calls.items():
         with pytest.raises(ValueError) as raised:
@@ -123,20 +117,21 @@ def test_bad_rates(p):
         assert str(raised.value).endswith(f"got {p!r}")
 
 
-@settings(max_examples=60)
+@each_cell
+@settings(max_examples=40)
 @given(
     dims=st.lists(st.integers(1, 4), max_size=4),
     hidden=st.none() | st.lists(st.integers(1, 4), max_size=4),
     batch_first=st.booleans(),
     training=st.booleans(),
 )
-def test_inputs_of_any_shape_are_taken_or_refused_as_by_torch(dims, hidden, batch_first, training):
-    rnn = rnndrop.RNN(3, 2, batch_first=batch_first, hidden_dropout=0.5).train(training)
-    arguments = [torch.zeros(dims), None if hidden is None else torch.zeros(hidden)]
-    outcomes = []
+def test_inputs_of_any_shape_are_taken_or_refused_as_by_torch(cell, dims, hidden, batch_first, training):
+    rnn = getattr(rnndrop, cell)(3, 2, batch_first=batch_first, hidden_dropout=0.5).train(training)
+    hx = None if hidden is None else torch.zeros(hidden)
+    arguments, outcomes = [torch.zeros(dims), hx if hx is None or cell != "LSTM" else (hx, hx)], []
     for module in (rnn, rnn.to_torch()):
         try:
-            outcomes.append([tuple(y.shape) for y in module(*arguments)])
+            outcomes.append([tuple(y.shape) for y in flat(module(*arguments))])
         except Exception as error:
             outcomes.append(type(error))
     assert outcomes[0] == outcomes[1]

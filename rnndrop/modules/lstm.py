@@ -216,7 +216,7 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
         self, input: Tensor | PackedSequence, hx: States | None = None, *, seed: Seed = None
     ) -> tuple[Tensor | PackedSequence, States]:
         given: Any = hx
-        states = None if given is None else (given[0], given[1])
+        states: Any = None if given is None else (given[0], given[1])
         if isinstance(given, Tensor):  # both in one
             states = given[:2]
         elif given is not None and len(given) > 2:
