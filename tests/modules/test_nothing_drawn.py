@@ -10,15 +10,14 @@ from torch.nn.utils.rnn import PackedSequence
 import rnndrop
 from rnndrop import functional
 from rnndrop.kernels import launch
+from tests.helpers import EVERY_KIND, GATED, OF_CELL, OUTSIDE
 
-EVERY = [
-    dict(hidden_dropout=0.5),
-    dict(recurrent_dropout=0.5),
-    dict(zoneout=0.5),
-    dict(num_layers=2, dropout=0.5),
-    dict(num_layers=2, input_dropout=0.5),
-    dict(num_layers=2, output_dropout=0.5),
-    dict(num_layers=2, weight_dropout=0.5),
+EVERY = [("RNN", name) for name in EVERY_KIND]
+EVERY += [(cell, name) for cell in GATED for name in ("hidden_dropout", "weight_dropout")]
+EVERY += [(cell, name) for cell in GATED for rates in OF_CELL[cell].values() for name in rates]
+    (cell, name)
+    for cell in GATED
+    for name in ("hidden_dropout", "weight_dropout", *[name for rates in OF_CELL[cell].values() for name in rates])
 ]
 
 
@@ -31,9 +30,11 @@ def raises(*errors, match=None):
     assert torch.equal(torch.get_rng_state(), before), "a number was drawn"
 
 
-@pytest.fixture(params=EVERY, ids=lambda dropouts: list(dropouts)[-1])
+@pytest.fixture(params=EVERY, ids=" ".join)
 def module(request):
-    return rnndrop.RNN(4, 8, **request.param)
+    """Of two layers where the dropout has a part outside of the recurrence."""
+    kind, name = request.param
+    return getattr(rnndrop, kind)(4, 8, 1 + (name in OUTSIDE), **{name: 0.5})
 
 
 @pytest.fixture
@@ -44,9 +45,15 @@ def a100(monkeypatch):
     monkeypatch.setattr(launch, "device_of", lambda device: launch.A100)
 
 
-@pytest.fixture(params=["hidden_dropout", "zoneout"])
+@pytest.fixture(params=[(f"{cell}Cell", name) for cell, name in EVERY if name not in OUTSIDE], ids=" ".join)
 def cell(request):
-    return rnndrop.RNNCell(4, 8, **{request.param: 0.5})
+    kind, name = request.param
+    return getattr(rnndrop, kind)(4, 8, **{name: 0.5})
+
+
+def states(module, hx):
+    """hx for each state of a module."""
+    return (hx, hx) if module.cell.name == "LSTM" else hx
 
 
 X = torch.zeros(5, 3, 4)
@@ -62,7 +69,7 @@ def test_a_call_draws(module):
 @pytest.mark.parametrize("hx", [torch.zeros(2, 3, 8, device="meta"), torch.zeros(2, 3, 8).double(), torch.zeros(2, 3, 7)])
 def test_hx(module, hx):
     with raises(RuntimeError):
-        module(X, hx[: module.num_layers])
+        module(X, states(module, hx[: module.num_layers]))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,7 @@ def test_hx(module, hx):
 )
 def test_hx_of_a_cell(cell, hx):
     with raises(RuntimeError):
-        cell(X[0], hx)
+        cell(X[0], states(cell, hx))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +145,6 @@ def test_a_replaced_weight_of_a_cell(cell, name, change):
         ("hidden_dropout", 1.5),
         ("recurrent_dropout", float("nan")),
         ("dropout", "0.5"),
-        ("nonlinearity", "gelu"),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])
@@ -154,33 +160,58 @@ def test_an_attribute_of_a_cell_set_badly(cell):
     for name in ("hidden_dropout", "recurrent_dropout", "zoneout"):
         with raises(ValueError, match=name):
             setattr(cell, name, 2)
-    cell.nonlinearity = "gelu"  # as in nn.RNNCell, forward refuses it
-    for training in (True, False):
-        with raises(RuntimeError, match="Unknown nonlinearity: gelu"):
-            cell.train(training)(X[0])
 
 
-@pytest.mark.parametrize("seed", [1.5, "1", True, torch.zeros(2, dtype=torch.int64), torch.zeros(1)], ids=repr)
 @pytest.mark.parametrize("training", [True, False])
-def test_a_bad_seed(module, cell, seed, training):
-    for run, x in ((module, X), (cell, X[0])):
-        with raises(TypeError, ValueError, match="seed"):
-            run.train(training)(x, seed=seed)
+def test_a_nonlinearity_set_badly(training):
+    """By a cell it is refused in forward, as by nn.RNNCell."""
+    module = rnndrop.RNN(4, 8, hidden_dropout=0.5).train(training)
+    with raises(ValueError, match="nonlinearity"):
+        module.nonlinearity = "gelu"
+    assert module.nonlinearity == "tanh"
+    cell = rnndrop.RNNCell(4, 8, hidden_dropout=0.5).train(training)
+    cell.nonlinearity = "gelu"
+    with raises(RuntimeError, match="Unknown nonlinearity: gelu"):
+        cell(X[0])
 
 
+bad_seeds = pytest.mark.parametrize("seed", [1.5, "1", True, torch.zeros(2, dtype=torch.int64), torch.zeros(1)], ids=repr)
+
+
+@bad_seeds
+@pytest.mark.parametrize("training", [True, False])
+def test_a_bad_seed(module, seed, training):
+    with raises(TypeError, ValueError, match="seed"):
+        module.train(training)(X, seed=seed)
+
+
+@bad_seeds
+@pytest.mark.parametrize("training", [True, False])
+def test_a_bad_seed_of_a_cell(cell, seed, training):
+    with raises(TypeError, ValueError, match="seed"):
+        cell.train(training)(X[0], seed=seed)
+
+
+def run_layer(cell, strategy, x, h_0):
+    weights = getattr(rnndrop, cell)(4, 8, dtype=x.dtype).all_weights[0]
+    layer, given = getattr(functional, f"{cell.lower()}_layer"), [h_0] * (1 + (cell == "LSTM"))
+    return lambda: layer(x, *given, *weights, hidden_dropout=0.5, strategy=strategy)
+
+
+@pytest.mark.parametrize("cell", ["RNN", *GATED])
 @pytest.mark.parametrize("strategy", ["resident", "cooperative", "stepwise"])
-def test_a_strategy_that_cannot_run(strategy):
-    module = rnndrop.RNN(4, 8, dtype=torch.float64)
-    x, h_0 = torch.zeros(5, 3, 4, dtype=torch.float64), torch.zeros(3, 8, dtype=torch.float64)
+def test_a_strategy_that_cannot_run(cell, strategy):
+    run = run_layer(cell, strategy, X.double(), torch.zeros(3, 8, dtype=torch.float64))
     with raises(ValueError, match=f"strategy '{strategy}' cannot run"):
-        functional.rnn_layer(x, h_0, *module.all_weights[0], hidden_dropout=0.5, strategy=strategy)
+        run()
 
 
+@pytest.mark.parametrize("cell", ["RNN", *GATED])
 @pytest.mark.parametrize("strategy", ["resident", "cooperative", "stepwise"])
-def test_a_kernel_without_a_sequence(strategy, a100):
-    module = rnndrop.RNN(4, 8)
+def test_a_kernel_without_a_sequence(cell, strategy, a100):
+    run = run_layer(cell, strategy, X[:, :0], torch.zeros(0, 8))
     with raises(ValueError, match=f"strategy '{strategy}' cannot run: there is nothing to compute"):
-        functional.rnn_layer(X[:, :0], torch.zeros(0, 8), *module.all_weights[0], hidden_dropout=0.5, strategy=strategy)
+        run()
 
 
 @pytest.mark.parametrize("strategy", ["resident", "cooperative", "stepwise", "triton"])

@@ -6,10 +6,13 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import rnndrop
 from rnndrop import functional
+from rnndrop.cell import CELLS
+from rnndrop.kinds import KINDS, ZONEOUTS
 from rnndrop.mask import scale
 from tests import oracle
 from tests.helpers import (
     BOTH,
+    GATED,
     RATES,
     STRATEGIES,
     assert_equal,
@@ -17,6 +20,7 @@ from tests.helpers import (
     doubled,
     gradients,
     inputs_of,
+    inside,
     keep,
     make_layer,
     make_rnn,
@@ -141,36 +145,44 @@ def test_the_graph_can_be_kept_and_is_freed():
 # The operators that the compiler sees.
 
 
-def arguments(leaves, *, steps=2, batch=3, rates=(0.3, 0.4), scope="step", reverse=False, cell="RNN_TANH", sizes=None):
+def arguments(leaves, *, steps=2, batch=3, rates=BOTH, scope="step", reverse=False, cell="RNN_TANH", sizes=None):
     """Of rnndrop::layer."""
-    input, h_0, *weights = leaves.values()
-    columns = h_0.shape[1]
+    of_cell = CELLS[cell]
+    input, *others = leaves.values()
+    states, weights = others[: len(of_cell.states)], others[len(of_cell.states) :]
     rows = (steps * batch if sizes is None else sum(sizes)) if scope == "step" else batch
-    keeps = [
-        -keep(SEED, rows, columns, p, kind=kind).to(torch.int8) for kind, p in zip(("hidden", "recurrent"), rates, strict=True)
-    ]
-    keeps = [*(k if p else None for k, p in zip(keeps, rates, strict=True)), None]
-    scales = [*(scale(p) if p else 1.0 for p in rates), 1.0]
+    keeps, scales = [], []
+    for kind in of_cell.kinds:
+        p = rates.get(KINDS[kind].argument, 0.0)
+        keeps.append(-keep(SEED, rows, states[0].shape[1], p, kind=kind).to(torch.int8) if p else None)
+        scales.append(scale(p) if p and kind not in ZONEOUTS else 1.0)
     sizes = None if sizes is None else torch.tensor(sizes)
-    return input, [h_0], *weights, keeps, scales, steps, batch, sizes, reverse, cell, "cpu"
+    return input, states, *weights, keeps, scales, steps, batch, sizes, reverse, cell, "cpu"
+
+
+GATED_OPTIONS = {
+    cell: [dict(rates=inside(cell)), dict(rates={}, reverse=True), dict(sizes=[3, 2], rates=inside(cell))] for cell in GATED
+}
 
 
 @pytest.mark.parametrize(
     "options",
     [
         dict(),
-        dict(rates=(0.0, 0.4)),
-        dict(rates=(0.3, 0.0)),
-        dict(rates=(0.0, 0.0)),
+        dict(rates=RATES[1]),
+        dict(rates=RATES[0]),
+        dict(rates={}),
         dict(scope="sequence", reverse=True),
         dict(cell="RNN_RELU"),
+        *[dict(cell=cell, **options) for cell in GATED for options in GATED_OPTIONS[cell]],
         dict(sizes=[3, 2]),
         dict(sizes=[3, 2], scope="sequence", reverse=True),
     ],
     ids=str,
 )
 def test_opcheck(options):
-    leaves = make_layer(2, 3, 2, 5, dtype=torch.float32, kink=options.get("cell") != "RNN_RELU")
+    cell = options.get("cell", "RNN_TANH")
+    leaves = make_layer(2, 3, 2, 5, cell=CELLS[cell].name, dtype=torch.float32, kink=cell != "RNN_RELU")
     if "sizes" in options:
         leaves["input"] = torch.randn(5, 2, requires_grad=True)
     torch.library.opcheck(torch.ops.rnndrop.layer.default, arguments(leaves, **options))
@@ -180,8 +192,7 @@ def test_opcheck(options):
 def test_the_operator_is_the_layer(rates):
     """What the compiler calls gives what eager mode gives, its gradients too, to the last bit."""
     leaves = make_layer(2, 3, 2, 5)
-    given = rates.get("hidden_dropout", 0.0), rates.get("recurrent_dropout", 0.0)
     outputs = layer("cpu", leaves, **rates)(*leaves.values())
-    output, states, _ = torch.ops.rnndrop.layer(*arguments(leaves, rates=given))
+    output, states, _ = torch.ops.rnndrop.layer(*arguments(leaves, rates=rates))
     assert_equal([output, states[0]], list(outputs))
     assert_equal(gradients([output, states[0]], leaves), gradients(outputs, leaves))
