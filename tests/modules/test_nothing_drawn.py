@@ -15,10 +15,6 @@ from tests.helpers import EVERY_KIND, GATED, OF_CELL, OUTSIDE
 EVERY = [("RNN", name) for name in EVERY_KIND]
 EVERY += [(cell, name) for cell in GATED for name in ("hidden_dropout", "weight_dropout")]
 EVERY += [(cell, name) for cell in GATED for rates in OF_CELL[cell].values() for name in rates]
-    (cell, name)
-    for cell in GATED
-    for name in ("hidden_dropout", "weight_dropout", *[name for rates in OF_CELL[cell].values() for name in rates])
-]
 
 
 @contextlib.contextmanager
