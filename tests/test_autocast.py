@@ -127,7 +127,7 @@ def test_what_autocast_makes_of_a_layer(cell, dropouts):
 
 # nn.LSTM's dtypes follow the code that runs it, which differs by machine, padding and projection.
 @pytest.mark.parametrize("name", ["RNN", "GRU", "RNNCell", "GRUCell", "LSTMCell"])
-@pytest.mark.parametrize("dropouts", [dict(hidden_dropout=0.5), dict(zoneout=0.5), dict(input_dropout=0.5)], ids=str)
+@pytest.mark.parametrize("dropouts", [dict(), DROPOUTS[3], dict(zoneout=0.5), dict(input_dropout=0.5)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_dtypes_are_those_of_torch(name, dropouts, dtype):
     """In training and in evaluation, whatever the states are."""
@@ -138,7 +138,7 @@ def test_the_dtypes_are_those_of_torch(name, dropouts, dtype):
     if name.endswith("Cell"):
         x, hx = x[0], (hx[0], hx[0]) if name == "LSTMCell" else hx[0]
     for training in (True, False):
-        for states in (None, hx, changed(hx, lambda h: h.to(dtype))):
+        for given in ((x,), (x.to(dtype),), (x, hx), (x, changed(hx, lambda h: h.to(dtype)))):
             with torch.autocast("cpu", dtype):
-                found, expected = (flat(run(x, states)) for run in (module.train(training), theirs.train(training)))
+                found, expected = (flat(run(*given)) for run in (module.train(training), theirs.train(training)))
             assert [y.dtype for y in found] == [y.dtype for y in expected]

@@ -178,16 +178,6 @@ def test_a_batch_of_none_is_as_in_torch(rates):
     assert cell(z(0, INPUTS), seed=1).shape == torch_cell(cell)(z(0, INPUTS)).shape
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast(dtype):
-    x = torch.randn(BATCH, INPUTS, dtype=dtype)
-    for rates in [dict(), RATES[2]]:
-        cell = make(dtype=torch.float32, **rates)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            y, expected = cell(x, seed=1), torch_cell(cell)(x)
-        assert y.dtype == expected.dtype
-
-
 def test_the_gradient_under_create_graph_is_the_plain_one():
     cell = make(**RATES[2])
     leaves = {"x": z(3, 4).requires_grad_(), "hx": z(3, 17).requires_grad_(), **dict(cell.named_parameters())}

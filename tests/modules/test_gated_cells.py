@@ -256,15 +256,6 @@ def test_copies(cell):
 
 
 @each_cell
-def test_autocast(cell):
-    for rates in (dict(), inside(cell)):
-        module, (x, _) = make(cell, dtype=torch.float32, **rates), given(cell, torch.float32)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found, expected = flat(module(x, seed=1)), flat(module.to_torch()(x))
-        assert [y.dtype for y in found] == ([torch.bfloat16] * len(found) if rates else [y.dtype for y in expected])
-
-
-@each_cell
 def test_a_rate_is_set_between_calls(cell):
     module, (x, hx) = make(cell), given(cell)
     plain = flat(module(x, hx, seed=3))
