@@ -205,6 +205,20 @@ def test_bad_inputs(cell, args):
         assert draws_nothing(lambda: error_of(module, *args)) is expected, rates  # noqa: B023
 
 
+@pytest.mark.parametrize("kind", ["RNNCell", "GRUCell", "LSTMCell"])
+@pytest.mark.parametrize("wrong", [(2, 17), (3, 16)], ids=str)
+def test_the_words_about_a_state_of_another_size(kind, wrong):
+    """Those of torch.nn, of each state."""
+    right, other = z(3, 17), z(*wrong)
+    for hx in [(other, right), (right, other)] if kind == "LSTMCell" else [other]:
+        module, words = getattr(rnndrop, kind)(INPUTS, 17, dtype=torch.float64, hidden_dropout=0.5), []
+        for run in (module, module.to_torch()):
+            with pytest.raises(RuntimeError, match="hidden") as raised:
+                run(z(3, INPUTS), hx)
+            words.append(str(raised.value))
+        assert words[0] == words[1]
+
+
 @each_cell
 def test_a_bad_seed_is_refused_where_it_would_be_ignored(cell):
     module = make(cell, **inside(cell)).eval()
