@@ -155,7 +155,7 @@ def test_each_module_takes_the_scopes_that_it_has():
     model = nn.ModuleList([nn.RNN(3, 5), nn.LSTM(3, 5), nn.LSTMCell(3, 5)])
     rnn, lstm, _ = rnndrop.from_torch(model, mask_scope={"input": "sequence", "cell": "sequence"})
     assert rnn.mask_scope == {"input": "sequence"} and lstm.mask_scope == {"input": "sequence", "cell": "sequence"}
-    with pytest.raises(ValueError, match="^no recurrent module of the model has cell_dropout$"):
+    with pytest.raises(ValueError, match=r"^no recurrent module of the model has cell_dropout$"):
         rnndrop.from_torch(nn.ModuleList([nn.GRU(3, 5)]), mask_scope={"cell": "sequence"})
 
 
