@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rnndrop.backends.cpu import loop
-from rnndrop.backends.cpu.elements import WIDE, computes_in
+from rnndrop.backends.cpu.elements import WIDE, alternating, computes_in
+from rnndrop.steps import Steps
 from tests.backends import test_zoneout
 from tests.backends.test_cpu import check, run
 from tests.helpers import RATES, make_layer
@@ -49,6 +50,12 @@ def test_what_goes_on_is_what_came_out(monkeypatch, dtype, rates):
     second = run({**leaves, "input": leaves["input"][3:], "h_0": first[1]}, **options)
     assert torch.equal(torch.cat([first[0], second[0]]), output) and torch.equal(second[1], h_n)
     assert torch.equal(h_n, output[-1])
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, *WIDE])
+def test_a_sum_over_the_rows_is_rounded_once(dtype):
+    pieces = [*alternating(Steps(40, 1000), torch.empty(40_000, 16, dtype=dtype))]
+    assert (len(pieces) == 1) == (dtype in DTYPES)
 
 
 @pytest.mark.parametrize(
