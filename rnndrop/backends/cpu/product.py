@@ -57,7 +57,7 @@ def _of_onednn(weight: Tensor, rows: int) -> Product:
     of, add = torch.from_numpy, torch.ops.mkldnn._linear_pointwise.binary
 
     def add_product(x: Numbers, plus: Numbers, out: Numbers) -> None:
-        of(out).copy_(add(of(x), of(plus).contiguous(), packed, None, "add"))
+        of(out).copy_(add(of(x), of(plus), packed, None, "add"))
 
     return add_product
 
