@@ -16,7 +16,7 @@ from .kinds import ZONEOUTS
 from .mask import Mask, by_element, check_seed, columns_of, factor, scale, share, stream, unpacked
 from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
-from .ops.eager import computes_now, in_transform
+from .ops.eager import by_operations, computes_now, in_transform
 from .ops.mask import sequence_mask
 from .steps import Steps
 
@@ -122,7 +122,7 @@ def recurrent_step(
     x: Tensor, states: Sequence[Tensor], weights: Weights, dropouts: Dropouts, masks: MaskSource | None, cell: Cell
 ) -> Sequence[Tensor]:
     """One step of a cell on x (B, I), as PyTorch's operations: the new states, (B, H) each. `masks` as in recurrent_layer."""
-    if in_transform():  # which has no batched form of PyTorch's cells
+    if in_transform() or by_operations():  # which PyTorch's cells do not all know
         kept = by_element(_inside(dropouts, masks, x, states), states)
         return reference.STEP[cell.mode](x, tuple(states), weights, kept, cell.activation)
     factors: dict[str, Tensor] = {}

@@ -28,8 +28,8 @@ from ..layer import (
     weight_dropout,
 )
 from ..mask import check_seed
+from ..ops.eager import beyond_torch
 from ..ops.torch_layers import compacting, torch_layers
-from ..ops.vmap import is_mapping
 from ..replicated import distributed, is_distributed, local
 from ..steps import Steps, check_order, checked_batch_sizes
 
@@ -223,7 +223,7 @@ class RNNBase(LayerAttributes, nn.Module):
         if seed is not None:
             check_seed(seed, batch)
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
-        if not dropouts.any(self.num_layers) and not is_mapping():
+        if not dropouts.any(self.num_layers) and not beyond_torch():
             return self._torch_layers(input, states, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
@@ -251,7 +251,7 @@ class RNNBase(LayerAttributes, nn.Module):
         x, states, layers = self._cast_and_checked(x, states, batch)
         drawn = dropouts.inside if self.training else ()
         strategy = "torch"
-        if dropouts.inside or is_mapping():
+        if dropouts.inside or beyond_torch():
             runs = "reference" if self.proj_size else "auto"
             strategy = resolved(runs, x, steps, self.hidden_size, self.cell, drawn)
         masks = None

@@ -26,7 +26,7 @@ from ..dropouts import (
 from ..functional import NONLINEARITIES, Nonlinearity
 from ..layer import MaskSource, recurrent_step, seed_tensor
 from ..mask import check_seed
-from ..ops.vmap import is_mapping
+from ..ops.eager import beyond_torch
 from ..replicated import distributed, is_distributed, local
 from ..steps import Steps
 from .base import extra_repr, reset_parameters
@@ -95,7 +95,7 @@ class CellBase(CellAttributes, nn.Module):
             check_seed(seed, input.size(0))
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
         weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        if not dropouts.inside and not is_mapping():
+        if not dropouts.inside and not beyond_torch():
             return _torch_step(input, states, weights, cell)
         self._check_sizes(input, states)
         beside = dtype_beside(states[-1])

@@ -172,9 +172,11 @@ class RNN(RNNBase, Convertible[nn.RNN]):
 
     .. note::
         In training with dropout inside, the output of more than one step is kept for the backward pass, as by cuDNN: to change
-        it in place (``nn.Dropout(inplace=True)``, ``relu_``) is an error in backward; change ``output.clone()``. Reverse-mode
-        derivatives of any order and ``torch.func.vmap`` work; forward mode (``torch.func.jvp``) through more than one step
-        does not.
+        it in place (``nn.Dropout(inplace=True)``, ``relu_``) is an error in backward; change ``output.clone()``.
+
+    .. note::
+        ``torch.func`` works: ``vmap`` (each element of its axis has the masks that it has alone with its seed; without one,
+        ``randomness="same"`` or ``"different"``), derivatives of any order, and forward mode, by a plain loop.
 
     .. note::
         The ranks of ``DistributedDataParallel`` that have the same seed draw the same masks, as with :class:`torch.nn.Dropout`.

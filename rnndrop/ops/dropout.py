@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import dispatch, reference
 from ..kernels import plan
-from ..mask import Mask
-from .eager import Function, computes_now
+from ..mask import Mask, unpacked
+from .eager import Function, by_operations, computes_now
 
 
 def dropout(x: Tensor, mask: Mask) -> Tensor:
     """x (N, H) times the scale where the mask (N, ...) keeps, 0 elsewhere."""
+    if by_operations(x):
+        return reference.dropout(x, unpacked(mask, x.shape[1]))
     return (_Function.apply if computes_now(x) else _operator)(x, mask.keep, mask.scale)
 
 

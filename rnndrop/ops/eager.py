@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .vmap import one_by_one
 
@@ -26,6 +27,24 @@ def computes_now(x: Tensor) -> bool:
 def in_transform() -> bool:
     """Whether torch.func is at work, whose tensors may have no numbers of their own."""
     return torch._C._are_functorch_transforms_active()
+
+
+def by_operations(*tensors: Tensor | None) -> bool:
+    """Whether only a loop of PyTorch's operations gives what is asked for: in forward-mode differentiation, of torch.func or of
+    torch.autograd.forward_ad, and on batches of gradients, which ``is_grads_batched`` makes."""
+    if torch.compiler.is_compiling():
+        return False
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return forward_ad._current_level >= 0 or any(x is not None and batched(x) for x in tensors)
+
+
+def beyond_torch() -> bool:
+    """Whether PyTorch's own layers would refuse: inside torch.func.vmap, and cuDNN's in forward-mode differentiation."""
+    if not in_transform():
+        return by_operations()
+    functorch = torch._C._functorch
+    mapping = any(level.key() == functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
+    return mapping or by_operations()
 
 
 class Function(torch.autograd.Function):

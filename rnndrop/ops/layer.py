@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import dispatch, reference
 from ..autocast import suspended
 from ..backends.base import Backend, Layer, Masks, Needs, filled
 from ..backends.reference import gradients
 from ..cell import CELLS, Cell, Weights
 from ..kernels import launch
 from ..kernels.plan import Extras
-from ..mask import Mask
+from ..mask import Mask, by_element
 from ..steps import Steps
-from .eager import Function, computes_now
+from .eager import Function, by_operations, computes_now
 
 MaybeTensor = Tensor | None
 
@@ -77,6 +77,9 @@ def layer(
     input: Tensor, states: Sequence[Tensor], weights: Weights, masks: Masks, steps: Steps, cell: Cell, strategy: str
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The output (T, B, H) or (N, H) and the states at the end (B, H) of input (T, B, I) or (N, I)."""
+    if by_operations():
+        with suspended(input):
+            return reference.layer(input, states, weights, by_element(masks, states), steps, cell)
     keeps = [masks[kind].keep if kind in masks else None for kind in cell.kinds]
     scales = [masks[kind].scale if kind in masks else 1.0 for kind in cell.kinds]
     if computes_now(input):
@@ -132,6 +135,10 @@ class _Layer(Function):
         ctx.mark_non_differentiable(*saved)
         ctx.save_for_backward(input, w_ih, w_hh, *inputs[6:], output[0], *saved)
 
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _as_one_batch(info.batch_size, in_dims, *args) or super().vmap(info, in_dims, *args)
+
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[MaybeTensor, ...]:
         call, given = ctx.call, 6 + len(ctx.call.cell.states)
@@ -143,12 +150,16 @@ class _Layer(Function):
         found: Sequence[Tensor]
         if not computes_now(input):
             found = _backward_operator(*_operands(call, row), list(grads), flags)
-        elif torch.is_grad_enabled():
+        elif torch.is_grad_enabled() or by_operations(*grads):
             if [_version(bias) for bias in ctx.biases] != ctx.versions:
                 raise RuntimeError(
                     "one of the variables needed for gradient computation has been modified by an inplace operation: a bias"
                 )
-            found = _LayerBackward.apply(call, flags, *grads, *row)
+            if by_operations(*grads):
+                with suspended(input):
+                    found = gradients(call.layer(row), grads, flags)
+            else:
+                found = _LayerBackward.apply(call, flags, *grads, *row)
         else:
             found = _backward(call.layer(row), call, grads, flags)
         return None, *filled([None] * len(flags), flags, found), *[None] * (len(ctx.needs_input_grad) - given)
@@ -165,6 +176,35 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
             f"{error}\nIf that is the output of a recurrent layer, which is kept for the backward pass: change a copy of it, "
             "output.clone() (as before nn.Dropout(inplace=True) or relu_)."
         ) from None
+
+
+def _as_one_batch(count: int, in_dims: tuple[Any, ...], call: Call, input: Tensor, *tensors: MaybeTensor) -> Any:
+    """What vmap of `count` inputs or states gives, of one call with as many times the sequences. None where the weights or the
+    masks are mapped too, for packed data, and for kernels, which the larger batch may not suit."""
+    (_, of_input, *dims), steps, states = in_dims, call.steps, len(call.cell.states)
+    own = dims[4 : 4 + states]
+    if any(dim is not None for dim in (*dims[:4], *dims[4 + states :])) or steps.batch_sizes is not None:
+        return None
+    if call.strategy in dispatch.KERNELS:
+        return None
+
+    def along(x: Tensor, dim: int | None, to: int) -> Tensor:
+        x = x.unsqueeze(to).expand(*x.shape[:to], count, *x.shape[to:]) if dim is None else x.movedim(dim, to)
+        return x.flatten(to, to + 1)
+
+    def repeated(keep: MaybeTensor) -> MaybeTensor:
+        if keep is None or not keep.shape[0]:  # an expectation has no rows
+            return keep
+        return along(keep.unflatten(0, (-1, steps.batch)), None, 1).flatten(0, 1)
+
+    weights, begin, keeps = tensors[:4], tensors[4 : 4 + states], tensors[4 + states :]
+    given = [along(state, dim, 0) for state, dim in zip(begin, own, strict=True) if state is not None]
+    whole = call._replace(steps=Steps(steps.count, count * steps.batch, None, steps.reverse))
+    output, *made = _Layer.apply(whole, along(input, of_input, 1), *weights, *given, *map(repeated, keeps))
+    last = [state.unflatten(0, (count, -1)) for state in made[:states]]
+    saved = [x.unflatten(0, (steps.count, count, -1)).transpose(0, 1).flatten(1, 2) for x in made[states:]]
+    results = output.unflatten(1, (count, -1)).movedim(1, 0), *last, *saved
+    return results, (0,) * len(results)
 
 
 class _LayerBackward(Function):

@@ -10,12 +10,16 @@ from torch import Tensor
 from .. import dispatch, reference
 from ..kernels import plan
 from ..mask import Mask, scale, threshold, unpacked
-from .eager import Function, computes_now
-from .mask import draw
+from ..steps import Steps
+from .eager import Function, by_operations, computes_now
+from .mask import draw, sequence_mask
 
 
 def tanh_dropout(x: Tensor, seed: Tensor, p: float, stream: int, strategy: str) -> Tensor:
     """dropout(tanh(x)) of x (N, H), seed int64 (1). `strategy`: "auto", "cpu", "reference" or "triton"."""
+    if by_operations():
+        keep = sequence_mask(seed, x.shape[1], p, stream, "bytes", "step", Steps(x.shape[0], 1), None, x.shape[0])
+        return reference.dropout(x, unpacked(Mask(keep, scale(p)), x.shape[1]), "tanh")
     return (_Function.apply if computes_now(x) else _operator)(x, seed, p, stream, strategy)[0]
 
 

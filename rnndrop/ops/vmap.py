@@ -8,14 +8,6 @@ import torch
 from torch import Tensor
 
 
-def is_mapping() -> bool:
-    """Whether a call is inside torch.func.vmap, which PyTorch's own layers refuse."""
-    if not torch._C._are_functorch_transforms_active():
-        return False
-    functorch = torch._C._functorch
-    return any(level.key() == functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
-
-
 def one_by_one(function: type[torch.autograd.Function], info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
     """The result, or each of several, stacked along a new first dimension, and where that is."""
     results = []
