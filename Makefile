@@ -25,7 +25,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist demo_output docs_output bench_output *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo_output docs_output examples_output bench_output *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp of an extra: the package in place, with that extra.
 $(VENV)/%.stamp: $(VENV)/base setup.py pyproject.toml constraints.txt

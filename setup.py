@@ -20,13 +20,15 @@ def long_description() -> str:
 
 TRITON = "triton>=3.4; platform_system == 'Linux'"  # the oldest that the kernels run on; PyTorch's CUDA wheels bring theirs
 DEMO = ["matplotlib>=3.8", "tqdm>=4.60"]
+EXAMPLES = [*DEMO, "pandas>=2", "tabulate>=0.9"]
 TIMING = ["pytest>=8", "pytest-benchmark>=4"]
-BENCH = [*DEMO, *TIMING, TRITON, "keras>=3", "pandas>=2", "plotly>=5", "tabulate>=0.9", "typer>=0.12"]
+BENCH = [*EXAMPLES, *TIMING, TRITON, "keras>=3", "plotly>=5", "typer>=0.12"]
 DOCS = ["furo>=2024.8", "latex2mathml>=3.77", "myst-parser>=4", "sphinx>=8"]
 TYPES = ["mypy>=1.11"]
 EXTRAS = {
     "triton": [TRITON],
     "demo": DEMO,
+    "examples": EXAMPLES,
     "test": [
         *BENCH,
         *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel

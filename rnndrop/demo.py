@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import pydoc_data.topics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ def run(out: Path, *, cell: str = "rnn", seed: int = 42, quick: bool = False) ->
     start = time.perf_counter()
     steps = STEPS // 10 if quick else STEPS
     models, variants = sine_models(*MODULES[cell]), text_models(*MODULES[cell])
-    with one_thread(), tqdm(total=len(models) * EPOCHS + len(variants) * steps, unit="step") as progress:
+    with one_thread(), progress_bar(len(models) * EPOCHS + len(variants) * steps) as progress:
         sine = fit_sine(models, seed, progress)
         text = fit_text(variants, seed, steps, progress)
     matplotlib.use("agg")
@@ -65,6 +66,11 @@ def run(out: Path, *, cell: str = "rnn", seed: int = 42, quick: bool = False) ->
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     print(table(text))
     print(f"\n{', '.join(pictures)} and metrics.json are in {out}/, after {metrics['seconds']:.0f} s.")
+
+
+def progress_bar(total: int) -> tqdm:
+    """A bar; where nobody watches a terminal, a line every half a minute."""
+    return tqdm(total=total, unit="step", mininterval=0.1 if sys.stderr.isatty() else 30)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     with tarfile.open(built["sdist"]) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
         archive.extractall(tmp_path, filter="data")
-    expected = {"setup.py", "pyproject.toml", "rnndrop/py.typed", "kernels/__init__.py"}
+    expected = {"setup.py", "pyproject.toml", "rnndrop/py.typed", "kernels/__init__.py", "examples/sine.py"}
     assert expected | {"tests/test_packaging.py", "tests/recorded/results.npz", "docs/conf.py", "CITATION.cff"} <= set(names)
     (source,) = tmp_path.iterdir()
     run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, source, cwd=tmp_path)
