@@ -32,6 +32,7 @@ from ..ops.torch_layers import compacting, torch_layers
 from ..ops.vmap import is_mapping
 from ..replicated import distributed, is_distributed, local
 from ..steps import Steps, check_order, checked_batch_sizes
+from .leaf import call_of, is_symbolic
 
 Self = TypeVar("Self", bound="RNNBase")
 States = TypeVar("States")
@@ -160,18 +161,18 @@ class RNNBase(LayerAttributes, nn.Module):
         return self
 
     @overload
-    def forward(
-        self, input: Tensor, hx: Tensor | None = None, *, seed: int | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+    def forward(self, input: Tensor, hx: Tensor | None = None, seed: int | Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def forward(
-        self, input: PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
+        self, input: PackedSequence, hx: Tensor | None = None, seed: int | Tensor | None = None
     ) -> tuple[PackedSequence, Tensor]: ...
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, seed: int | Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
+        if is_symbolic(input):
+            return call_of(self, input, hx, seed)
         output, (h_n,) = self._run(input, None if hx is None else [hx], seed)
         return output, h_n
 

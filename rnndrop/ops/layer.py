@@ -22,6 +22,7 @@ from ..kernels.plan import Extras
 from ..mask import Mask
 from ..steps import Steps
 from .eager import Function, computes_now
+from .flops import tell_counters
 
 MaybeTensor = Tensor | None
 
@@ -82,6 +83,8 @@ def layer(
     if computes_now(input):
         output, *rest = _Layer.apply(Call.of(scales, steps, cell, strategy), input, *weights[:4], *states, *keeps)
         return output, rest[: len(cell.states)]
+    if not torch.compiler.is_compiling():
+        tell_counters()
     return _operator(
         input,
         list(states),
