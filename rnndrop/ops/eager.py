@@ -37,6 +37,16 @@ def _is_for_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
+def operands(number: float | Tensor) -> tuple[float, Tensor | None]:
+    """A number as an operator takes it: in a graph for every value of it, a tensor."""
+    return (0.0, number) if isinstance(number, Tensor) else (number, None)
+
+
+def number(given: float, tensor: Tensor | None) -> float:
+    """That of `operands`."""
+    return given if tensor is None else float(tensor)
+
+
 def in_transform() -> bool:
     """Whether torch.func is at work, whose tensors may have no numbers of their own."""
     return torch._C._are_functorch_transforms_active()

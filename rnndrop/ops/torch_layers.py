@@ -45,7 +45,7 @@ def torch_layers(
     return output.transpose(0, 1), ends
 
 
-def _lacks_length(steps: int) -> bool:
+def _lacks_length(steps: Any) -> bool:
     """Whether an export is to take any number of steps, for which PyTorch's tracing of its own layers asks; ONNX's has none."""
     return isinstance(steps, torch.SymInt) and not torch.onnx.is_in_onnx_export()
 
