@@ -32,9 +32,12 @@ def is_exporting() -> bool:
     return bool(asked and asked())
 
 
-@torch.compiler.assume_constant_result  # the compiler takes it for False
 def _is_for_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
+
+
+# The compiler would take the answer for False. This is torch.compiler.assume_constant_result, which would import the compiler.
+_is_for_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def operands(number: float | Tensor) -> tuple[float, Tensor | None]:
