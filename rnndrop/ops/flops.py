@@ -14,11 +14,13 @@ def layer_flops(input: Tensor, states: Any, w_ih: Tensor, w_hh: Tensor, *rest: A
     return 2 * math.prod(input.shape[:-1]) * (w_ih.numel() + w_hh.numel())
 
 
-def layer_backward_flops(input: Tensor, states: Any, w_ih: Tensor, w_hh: Tensor, *rest: Any, out_val: Any = None) -> int:
-    """Back through time, the products of W_hh of all rows but those of the first step, unless of the state before it too."""
-    of_input, of_w_ih, of_w_hh, _, _, of_state, *_ = rest[-1]
-    rows = math.prod(input.shape[:-1])
-    through_time = rows if of_state else rows - states[0].shape[-2]
+def layer_backward_flops(*operands: Any, out_val: Any = None) -> int:
+    """Back through time, the products of W_hh of all rows but those of the step that is processed first, unless of the states
+    before it too."""
+    input, _, w_ih, w_hh, *_, batch, batch_sizes, reverse, _, _, _, _, flags = operands
+    of_input, of_w_ih, of_w_hh, _, _, of_state, *_ = flags
+    rows, first = math.prod(input.shape[:-1]), int(batch_sizes[-1]) if reverse and batch_sizes is not None else batch
+    through_time = rows if of_state else rows - first
     return 2 * (rows * (of_input + of_w_ih) * w_ih.numel() + (rows * of_w_hh + through_time) * w_hh.numel())
 
 
