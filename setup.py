@@ -34,6 +34,7 @@ EXTRAS = {
         *["build>=1", "setuptools>=77", "wheel"],  # test_packaging builds a wheel
         *[*DOCS, *TYPES, "basedpyright>=1.30", "twine>=6"],  # the pages, a user's types, and what a package index shows
         *["expecttest>=0.2", "hypothesis>=6.100", "pytest-xdist>=3.6"],
+        *["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5"],  # what an export gives
     ],
     "bench": BENCH,
     "docs": DOCS,

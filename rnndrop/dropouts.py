@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+import torch
+from torch import Tensor
+
 from .kinds import INSIDE, KINDS, SCOPED, ZONEOUTS
-from .mask import check_probability
+from .mask import check_probability, scale, share
 
 MaskScope = Literal["step", "sequence"]
 MASK_SCOPES: tuple[MaskScope, ...] = ("step", "sequence")
@@ -40,12 +43,18 @@ class Dropouts:
     candidate_dropout: float = 0.0
     mask_scope: MaskScope | Mapping[str, MaskScope] = "step"
     scoped: tuple[str, ...] = field(default=SCOPED, repr=False, compare=False)  # the kinds that `mask_scope` may name
-    inside: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the kinds that drop inside the recurrence
+    on: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the kinds that drop anything
+    inside: tuple[str, ...] = field(init=False, repr=False, compare=False)  # those of them inside the recurrence
+    tensors: dict[str, Tensor] = field(init=False, repr=False, compare=False)  # the amounts, for the compiler
+    evaluation: Dropouts | None = field(init=False, repr=False, compare=False)  # what is left of others than zoneouts
 
     def __post_init__(self) -> None:
         for kind in KINDS.values():
             object.__setattr__(self, kind.argument, check_probability(kind.argument, getattr(self, kind.argument)))
-        object.__setattr__(self, "inside", tuple(kind for kind in INSIDE if self.rate(kind)))
+        object.__setattr__(self, "on", tuple(kind for kind in KINDS if self.rate(kind)))
+        object.__setattr__(self, "inside", tuple(kind for kind in INSIDE if kind in self.on))
+        object.__setattr__(self, "tensors", {} if torch.compiler.is_compiling() else self._as_tensors())
+        object.__setattr__(self, "evaluation", self._evaluation())
         if not isinstance(self.mask_scope, Mapping):
             check_choice("mask_scope", self.mask_scope, MASK_SCOPES)
             return
@@ -57,6 +66,19 @@ class Dropouts:
     def rate(self, kind: str) -> float:
         return getattr(self, KINDS[kind].argument)
 
+    def amounts(self, kind: str) -> tuple[float, float]:
+        """The rate of a kind, and the scale of its masks or, of zoneout, the old state's share in the expectation."""
+        p = self.rate(kind)
+        return p, share(p) if kind in ZONEOUTS else scale(p)
+
+    def _as_tensors(self) -> dict[str, Tensor]:
+        """The amounts of what drops, which a compiled graph takes as inputs: it is the same for all rates.
+
+        Two together, since the compiler takes a scalar for a number.
+        """
+        with torch.inference_mode(False):
+            return {kind: torch.tensor(self.amounts(kind), dtype=torch.float64, device="cpu") for kind in self.on}
+
     def per_step(self, kind: str) -> bool:
         """Whether each step of a sequence has a mask of its own."""
         if not KINDS[kind].scoped:
@@ -66,12 +88,15 @@ class Dropouts:
 
     def any(self, num_layers: int) -> bool:
         """Whether anything is dropped in a module of so many layers."""
-        return any(self.rate(kind) for kind in KINDS if kind != "between" or num_layers > 1)
+        return any(kind != "between" or num_layers > 1 for kind in self.on)
 
     def in_evaluation(self) -> Dropouts:
         """What is left of them: zoneout, as its expectation."""
-        if not (self.zoneout or self.cell_zoneout):
-            return NONE
+        return self if self.evaluation is None else self.evaluation
+
+    def _evaluation(self) -> Dropouts | None:
+        if all(kind in ZONEOUTS for kind in self.on):
+            return None
         return Dropouts(zoneout=self.zoneout, cell_zoneout=self.cell_zoneout)
 
     def replace(self, name: str, value: Any) -> Dropouts:
@@ -81,9 +106,6 @@ class Dropouts:
         """What is not as by default, for a module's repr."""
         given = [each for each in fields(self) if each.compare]
         return {each.name: value for each in given if (value := getattr(self, each.name)) != each.default}
-
-
-NONE = Dropouts()
 
 
 class RNNCellOptions(TypedDict, total=False):

@@ -375,12 +375,12 @@ def _layer(
         return recurrent_layer(input, states, weights, dropouts, None, steps, cell, runs)
     form = dispatch.mask_form(runs, input.device)
     masks = MaskSource(seed_tensor(seed, input.device, steps.batch), steps, form, layer, direction)
-    if dropouts.input_dropout:
+    if "input" in dropouts.on:
         input = outside_dropout(input, "input", dropouts, masks._replace(direction=0))
-    if dropouts.weight_dropout:
+    if "weight" in dropouts.on:
         weights = weight_dropout(weights, dropouts, masks)
     output, last = recurrent_layer(input, states, weights, dropouts, masks, steps, cell, runs)
-    if dropouts.output_dropout:
+    if "output" in dropouts.on:
         output = outside_dropout(output, "output", dropouts, masks)
     return output, last
 

@@ -13,10 +13,10 @@ from . import dispatch, one_step, reference
 from .cell import Cell, Weights
 from .dropouts import Dropouts
 from .kinds import ZONEOUTS
-from .mask import Mask, by_element, check_seed, columns_of, factor, scale, share, stream, unpacked
+from .mask import Mask, by_element, check_seed, columns_of, factor, stream, unpacked
 from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
-from .ops.eager import by_operations, computes_now, in_transform
+from .ops.eager import by_operations, computes_now, in_transform, is_exporting
 from .ops.mask import sequence_mask
 from .steps import Steps
 
@@ -53,15 +53,15 @@ class MaskSource(NamedTuple):
         return (keep != 0).to(dtype) * scale
 
     def _mask(self, kind: str, dropouts: Dropouts, scope: str, rows: int, columns: int) -> Mask:
-        p, where = dropouts.rate(kind), stream(kind, self.layer, self.direction)
+        (p, scale), where = _amounts(dropouts, kind, self.seed), stream(kind, self.layer, self.direction)
         keep = sequence_mask(self.seed, columns, p, where, self.form, scope, self.steps, self.order, rows)
-        return Mask(keep, 1.0 if kind in ZONEOUTS else scale(p))
+        return Mask(keep, 1.0 if kind in ZONEOUTS else scale)
 
     def of_weight(self, dropouts: Dropouts, rows: int, columns: int) -> Mask:
         """The mask of W_hh (rows, columns), the same for all sequences: with a seed for each, that of the first."""
-        p, where = dropouts.weight_dropout, stream("weight", self.layer, self.direction)
+        (p, scale), where = _amounts(dropouts, "weight", self.seed), stream("weight", self.layer, self.direction)
         keep = sequence_mask(self.seed.narrow(0, 0, 1), columns, p, where, self.form, "step", Steps(1, rows), None, rows)
-        return Mask(keep, scale(p))
+        return Mask(keep, scale)
 
 
 def recurrent_layer(
@@ -130,7 +130,7 @@ def recurrent_step(
     for kind in dropouts.inside:
         columns, batch = columns_of(kind, states), x.shape[0]
         if masks is None:
-            zoneouts[kind] = _expectation(x, dropouts.rate(kind))
+            zoneouts[kind] = _expectation(x, dropouts, kind)
         elif kind in ZONEOUTS:
             zoneouts[kind] = unpacked(masks.inside(kind, dropouts, batch, columns), columns)
         else:
@@ -141,14 +141,24 @@ def recurrent_step(
 def _inside(dropouts: Dropouts, masks: MaskSource | None, input: Tensor, states: Sequence[Tensor]) -> dict[str, Mask]:
     """The masks inside the recurrence, by kind; without a source, in evaluation, only zoneout is left."""
     if masks is None:
-        return {kind: _expectation(input, dropouts.rate(kind)) for kind in dropouts.inside}
+        return {kind: _expectation(input, dropouts, kind) for kind in dropouts.inside}
     rows = math.prod(input.shape[:-1])
     return {kind: masks.inside(kind, dropouts, rows, columns_of(kind, states)) for kind in dropouts.inside}
 
 
-def _expectation(like: Tensor, zoneout: float) -> Mask:
+def _expectation(like: Tensor, dropouts: Dropouts, kind: str) -> Mask:
     """Zoneout in evaluation: a mask without rows."""
-    return Mask(like.new_empty((0, 1), dtype=torch.int8), share(zoneout))
+    return Mask(like.new_empty((0, 1), dtype=torch.int8), _amounts(dropouts, kind, like)[1])
+
+
+def _amounts(dropouts: Dropouts, kind: str, like: Tensor) -> tuple[float, float]:
+    """The rate of a kind and the scale of its masks; as tensors where a graph is compiled, which serves for every rate then.
+
+    Not where it runs on a GPU, whose graphs take no tensors of the CPU, nor where it is exported.
+    """
+    if dropouts.tensors and torch.compiler.is_compiling() and like.device.type == "cpu" and not is_exporting():
+        return dropouts.tensors[kind].unbind()  # type: ignore[return-value]
+    return dropouts.amounts(kind)
 
 
 def resolved(strategy: str, input: Tensor, steps: Steps, columns: int, cell: Cell, drawn: tuple[str, ...]) -> str:

@@ -31,7 +31,8 @@ class Mask(NamedTuple):
     """A mask: what is kept, in the form of the code that takes it, and what is multiplied by `scale` then.
 
     It has a row for each row of the sequences, (N, ...), or one for each sequence, (B, ...), which serves at all of its steps.
-    Zoneout's has the scale 1; in evaluation it has no rows and is the expectation: `scale` is the old state's share.
+    Zoneout's has the scale 1; in evaluation it has no rows and is the expectation: `scale` is the old state's share. In a graph
+    that is compiled `scale` may be a tensor.
     """
 
     keep: Tensor

@@ -32,6 +32,7 @@ from ..ops.eager import beyond_torch
 from ..ops.torch_layers import compacting, torch_layers
 from ..replicated import distributed, is_distributed, local
 from ..steps import Steps, check_order, checked_batch_sizes
+from .leaf import call_of, is_symbolic
 
 Self = TypeVar("Self", bound="RNNBase")
 States = TypeVar("States")
@@ -160,18 +161,18 @@ class RNNBase(LayerAttributes, nn.Module):
         return self
 
     @overload
-    def forward(
-        self, input: Tensor, hx: Tensor | None = None, *, seed: int | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+    def forward(self, input: Tensor, hx: Tensor | None = None, seed: int | Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def forward(
-        self, input: PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
+        self, input: PackedSequence, hx: Tensor | None = None, seed: int | Tensor | None = None
     ) -> tuple[PackedSequence, Tensor]: ...
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, seed: int | Tensor | None = None
+        self, input: Tensor | PackedSequence, hx: Tensor | None = None, seed: int | Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
+        if is_symbolic(input):
+            return call_of(self, input, hx, seed)
         output, (h_n,) = self._run(input, None if hx is None else [hx], seed)
         return output, h_n
 
@@ -260,7 +261,7 @@ class RNNBase(LayerAttributes, nn.Module):
             masks = MaskSource(seed, steps, mask_form("auto", x.device), order=order)
             x, layers = self._dropped_before(x, layers, dropouts, masks)
         x, states = self._layers(x, states, layers, dropouts, masks, steps, strategy)
-        if masks is not None and dropouts.output_dropout:
+        if masks is not None and "output" in dropouts.on:
             x = outside_dropout(x, "output", dropouts, masks._replace(layer=self.num_layers - 1), self.num_directions)
         return (x.to(beside), [state.to(beside) for state in states]) if self.mode == "GRU" else (x, states)
 
@@ -268,9 +269,9 @@ class RNNBase(LayerAttributes, nn.Module):
         self, x: Tensor, layers: list[list[Weights]], dropouts: Dropouts, masks: MaskSource
     ) -> tuple[Tensor, list[list[Weights]]]:
         """The input and the weights, with what is dropped of them before anything runs."""
-        if dropouts.input_dropout:
+        if "input" in dropouts.on:
             x = outside_dropout(x, "input", dropouts, masks)
-        if dropouts.weight_dropout:
+        if "weight" in dropouts.on:
             layers = [
                 [weight_dropout(w, dropouts, masks._replace(layer=layer, direction=d)) for d, w in enumerate(weights)]
                 for layer, weights in enumerate(layers)
@@ -288,13 +289,13 @@ class RNNBase(LayerAttributes, nn.Module):
         strategy: str,
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """All layers, with the dropouts inside and between them; PyTorch's own where `strategy` is "torch"."""
-        if strategy == "torch" and not dropouts.dropout:
+        if strategy == "torch" and "between" not in dropouts.on:
             return self._torch_layers_of(layers, x, states, steps)
         drawn = () if masks is None else dropouts.inside
         at_once = self.bidirectional and takes_both_directions(strategy, x, steps, self.hidden_size, self.cell, drawn)
         ends: list[Sequence[Tensor]] = []
         for number, weights in enumerate(layers):
-            if masks is not None and number and dropouts.dropout:
+            if masks is not None and number and "between" in dropouts.on:
                 x = outside_dropout(x, "between", dropouts, masks._replace(layer=number - 1), self.num_directions)
             initial = [state.narrow(0, number * self.num_directions, self.num_directions) for state in states]
             numbered = None if masks is None else masks._replace(layer=number)

@@ -31,6 +31,7 @@ from ..replicated import distributed, is_distributed, local
 from ..steps import Steps
 from .base import extra_repr, reset_parameters
 from .convert import Convertible
+from .leaf import call_of, is_symbolic
 
 Seed = int | Tensor | None
 States = tuple[Tensor, Tensor]
@@ -227,7 +228,9 @@ class RNNCell(CellBase, Convertible[nn.RNNCell]):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return CELLS[rnn_mode(self.nonlinearity)]
 
-    def forward(self, input: Tensor, hx: Tensor | None = None, *, seed: Seed = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None, seed: Seed = None) -> Tensor:
+        if is_symbolic(input):
+            return call_of(self, input, hx, seed)
         return self._call(input, None if hx is None else [hx], seed)[0]
 
     if TYPE_CHECKING:
@@ -325,7 +328,9 @@ class GRUCell(CellBase, GRUAttributes, Convertible[nn.GRUCell]):
     def cell(self) -> Cell:
         return CELLS["GRU"]
 
-    def forward(self, input: Tensor, hx: Tensor | None = None, *, seed: Seed = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None, seed: Seed = None) -> Tensor:
+        if is_symbolic(input):
+            return call_of(self, input, hx, seed)
         return self._call(input, None if hx is None else [hx], seed)[0]
 
     if TYPE_CHECKING:
@@ -431,7 +436,9 @@ class LSTMCell(CellBase, LSTMAttributes, Convertible[nn.LSTMCell]):
     def cell(self) -> Cell:
         return CELLS["LSTM"]
 
-    def forward(self, input: Tensor, hx: States | None = None, *, seed: Seed = None) -> States:
+    def forward(self, input: Tensor, hx: States | None = None, seed: Seed = None) -> States:
+        if is_symbolic(input):
+            return call_of(self, input, hx, seed)
         if isinstance(hx, Tensor):
             raise TypeError("lstm_cell(): argument 'hx' must be tuple of Tensors, not Tensor")
         if hx is not None and len(hx) != 2:

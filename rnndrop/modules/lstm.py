@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from ..dropouts import LSTMAttributes, LSTMOptions, checked_options
 from .base import Call, RNNBase
 from .convert import Convertible
+from .leaf import call_of, is_symbolic
 
 Seed = int | Tensor | None
 States = tuple[Tensor, Tensor]
@@ -207,16 +208,16 @@ class LSTM(RNNBase, LSTMAttributes, Convertible[nn.LSTM]):
         super().__init__("LSTM", input_size, hidden_size, num_layers, *options)
 
     @overload  # type: ignore[override]
-    def forward(self, input: Tensor, hx: States | None = None, *, seed: Seed = None) -> tuple[Tensor, States]: ...
+    def forward(self, input: Tensor, hx: States | None = None, seed: Seed = None) -> tuple[Tensor, States]: ...
 
     @overload
-    def forward(
-        self, input: PackedSequence, hx: States | None = None, *, seed: Seed = None
-    ) -> tuple[PackedSequence, States]: ...
+    def forward(self, input: PackedSequence, hx: States | None = None, seed: Seed = None) -> tuple[PackedSequence, States]: ...
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: States | None = None, *, seed: Seed = None
+        self, input: Tensor | PackedSequence, hx: States | None = None, seed: Seed = None
     ) -> tuple[Tensor | PackedSequence, States]:
+        if is_symbolic(input):
+            return call_of(self, input, hx, seed)
         given: Any = hx
         states: Any = None if given is None else (given[0], given[1])
         if isinstance(given, Tensor):  # both in one

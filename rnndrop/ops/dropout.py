@@ -10,18 +10,18 @@ from torch import Tensor
 from .. import dispatch, reference
 from ..kernels import plan
 from ..mask import Mask, unpacked
-from .eager import Function, by_operations, computes_now
+from .eager import Function, by_operations, computes_now, number, operands
 
 
 def dropout(x: Tensor, mask: Mask) -> Tensor:
     """x (N, H) times the scale where the mask (N, ...) keeps, 0 elsewhere."""
     if by_operations(x):
         return reference.dropout(x, unpacked(mask, x.shape[1]))
-    return (_Function.apply if computes_now(x) else _operator)(x, mask.keep, mask.scale)
+    return (_Function.apply if computes_now(x) else _operator)(x, mask.keep, *operands(mask.scale))
 
 
-def _forward(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    return _backend(x, keep).dropout(x, Mask(keep, scale))
+def _forward(x: Tensor, keep: Tensor, scale: float, open_scale: Tensor | None) -> Tensor:
+    return _backend(x, keep).dropout(x, Mask(keep, number(scale, open_scale)))
 
 
 def _backend(x: Tensor, keep: Tensor) -> Any:
@@ -31,13 +31,13 @@ def _backend(x: Tensor, keep: Tensor) -> Any:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
-    ctx.scale = inputs[2]
+    _, keep, ctx.scale, open_scale = inputs
+    ctx.save_for_backward(keep, open_scale)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    (keep,) = ctx.saved_tensors
-    return dropout(grad, Mask(keep, ctx.scale)), None, None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    keep, open_scale = ctx.saved_tensors
+    return dropout(grad, Mask(keep, ctx.scale if open_scale is None else open_scale)), None, None, None
 
 
 class _Function(Function):
@@ -47,11 +47,14 @@ class _Function(Function):
 
 
 _operator = torch.library.custom_op(
-    "rnndrop::dropout", _forward, mutates_args=(), schema="(Tensor x, Tensor keep, float scale) -> Tensor"
+    "rnndrop::dropout",
+    _forward,
+    mutates_args=(),
+    schema="(Tensor x, Tensor keep, float scale, Tensor? open_scale) -> Tensor",
 )
 _operator.register_autograd(_backward, setup_context=_save)
 
 
 @_operator.register_fake
-def _fake(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+def _fake(x: Tensor, *rest: Any) -> Tensor:
     return x.new_empty(x.shape)

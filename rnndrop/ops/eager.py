@@ -14,14 +14,41 @@ from .vmap import one_by_one
 def computes_now(x: Tensor) -> bool:
     """Whether there are numbers to compute with: no tracing, no fake tensor, no meta device.
 
+    Nor under a dispatch mode, which is to see the operator: one counts its FLOPs.
+
     Raises:
-        RuntimeError: in ``torch.jit.trace``, which would keep the masks of this call, and cannot record these operators.
+        RuntimeError: in ``torch.jit.trace``, which would keep the masks of this call, and in an export to ONNX.
     """
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.jit.is_tracing() or (is_exporting() and _is_for_onnx()):  # type: ignore[attr-defined]
         raise RuntimeError(
-            "torch.jit.trace cannot record dropout inside a layer: trace in evaluation without zoneout, or use torch.export"
+            "torch.jit.trace and ONNX have no operator for dropout inside a layer, nor for zoneout: call eval() before, or "
+            "take what to_torch() returns, which has no zoneout; torch.export needs neither"
         )
-    return type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
+    known = type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta"
+    return known and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
+
+
+def is_exporting() -> bool:
+    asked = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return bool(asked and asked())
+
+
+def _is_for_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+# The compiler would take the answer for False. This is torch.compiler.assume_constant_result, which would import the compiler.
+_is_for_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def operands(number: float | Tensor) -> tuple[float, Tensor | None]:
+    """A number as an operator takes it: in a graph for every value of it, a tensor."""
+    return (0.0, number) if isinstance(number, Tensor) else (number, None)
+
+
+def number(given: float, tensor: Tensor | None) -> float:
+    """That of `operands`."""
+    return given if tensor is None else float(tensor)
 
 
 def in_transform() -> bool:

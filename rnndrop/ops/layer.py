@@ -21,7 +21,8 @@ from ..kernels import launch
 from ..kernels.plan import Extras
 from ..mask import Mask, by_element
 from ..steps import Steps
-from .eager import Function, by_operations, computes_now
+from .eager import Function, by_operations, computes_now, number
+from .flops import tell_counters
 
 MaybeTensor = Tensor | None
 
@@ -81,10 +82,14 @@ def layer(
         with suspended(input):
             return reference.layer(input, states, weights, by_element(masks, states), steps, cell)
     keeps = [masks[kind].keep if kind in masks else None for kind in cell.kinds]
-    scales = [masks[kind].scale if kind in masks else 1.0 for kind in cell.kinds]
+    scales: list[Any] = [masks[kind].scale if kind in masks else 1.0 for kind in cell.kinds]
     if computes_now(input):
         output, *rest = _Layer.apply(Call.of(scales, steps, cell, strategy), input, *weights[:4], *states, *keeps)
         return output, rest[: len(cell.states)]
+    if not torch.compiler.is_compiling():
+        tell_counters()
+    if any(isinstance(one, Tensor) for one in scales):
+        keeps, scales = [*keeps, *[one if isinstance(one, Tensor) else None for one in scales]], [1.0] * len(scales)
     return _operator(
         input,
         list(states),
@@ -257,6 +262,16 @@ def _operands(call: Call, row: Sequence[Any]) -> list[Any]:
     return [input, rest[:states], w_ih, w_hh, b_ih, b_hh, rest[states : states + kinds], list(call.scales), *options, made]
 
 
+def _numbers(
+    cell: Cell, keeps: Sequence[MaybeTensor], scales: Sequence[float]
+) -> tuple[Sequence[MaybeTensor], Sequence[float]]:
+    """The masks, and their scales as numbers: those that are tensors stand behind the masks."""
+    kinds = len(cell.kinds)
+    if len(keeps) == kinds:
+        return keeps, scales
+    return keeps[:kinds], [number(*both) for both in zip(scales, keeps[kinds:], strict=True)]
+
+
 def _operator_forward(
     input: Tensor,
     states: Sequence[Tensor],
@@ -274,6 +289,7 @@ def _operator_forward(
     strategy: str,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     steps = Steps(count, batch, batch_sizes, reverse)
+    keeps, scales = _numbers(CELLS[cell], keeps, scales)
     runs = _resolved(strategy, input, steps, w_hh, CELLS[cell], keeps)
     call = Call.of(scales, steps, CELLS[cell], runs)
     output, last, saved = _forward(call, input, states, Weights(w_ih, w_hh, b_ih, b_hh), keeps)
@@ -300,6 +316,7 @@ def _operator_backward(
     flags: Sequence[bool],
 ) -> list[Tensor]:
     steps = Steps(count, batch, batch_sizes, reverse)
+    keeps, scales = _numbers(CELLS[cell], keeps, scales)
     runs = _resolved(strategy, input, steps, w_hh, CELLS[cell], keeps)
     call = Call.of(scales, steps, CELLS[cell], runs)
     row = [input, w_ih, w_hh, b_ih, b_hh, *states, *keeps, *made]

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import dispatch
 from ..mask import keep_bytes, packed, threshold
 from ..steps import Steps
-from .eager import Function, computes_now, in_transform
+from .eager import Function, computes_now, in_transform, number, operands
 
 
 def sequence_mask(
@@ -22,9 +22,10 @@ def sequence_mask(
     `seed`: int64 (1), or (B) for sequences that have masks of their own. `order`: which sequence of the user's batch is the
     b-th of packed data; None if they are the same.
     """
-    arguments = seed, columns, p, stream, form, scope, steps.count, steps.batch, rows, steps.batch_sizes, order
+    where = stream, form, scope, steps.count, steps.batch, rows, steps.batch_sizes, order
     if not computes_now(seed):
-        return _operator(*arguments)
+        return _operator(seed, columns, *operands(p), *where)
+    arguments = seed, columns, p, *where
     return _Function.apply(*arguments) if in_transform() else _draw(*arguments)
 
 
@@ -75,11 +76,15 @@ class _Function(Function):
         ctx.mark_non_differentiable(output)
 
 
+def _operator_draw(seed: Tensor, columns: int, p: float, rate: Tensor | None, *where: Any) -> Tensor:
+    return _draw(seed, columns, number(p, rate), *where)
+
+
 _operator = torch.library.custom_op(
     "rnndrop::mask",
-    _draw,
+    _operator_draw,
     mutates_args=(),
-    schema="(Tensor seed, SymInt columns, float p, int stream, str form, str scope, SymInt count, SymInt batch, "
+    schema="(Tensor seed, SymInt columns, float p, Tensor? rate, int stream, str form, str scope, SymInt count, SymInt batch, "
     "SymInt rows, Tensor? batch_sizes, Tensor? order) -> Tensor",
 )
 
@@ -89,6 +94,7 @@ def _fake(
     seed: Tensor,
     columns: int,
     p: float,
+    rate: Tensor | None,
     stream: int,
     form: str,
     scope: str,

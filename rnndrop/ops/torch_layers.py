@@ -1,7 +1,7 @@
 """PyTorch's own recurrent layers, without dropout: cuDNN's on CUDA.
 
 Compiled, they are one operator: PyTorch's compiler would unroll them step by step. Exported, they stay what they are, since
-ONNX has an operator for them.
+ONNX has an operator for them; but with a number of steps that is not fixed, which PyTorch's cannot be exported with.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import _VF, Tensor
 
 from ..autocast import cast
+from .eager import is_exporting
 
 MaybeTensor = Tensor | None
 
@@ -34,7 +35,7 @@ def torch_layers(
     """The output and the states at the end of input (T, B, I), or (B, T, I) `batch_first`, or packed (N, I), and states
     (L*D, B, units)."""
     options = bias, num_layers, training, bidirectional
-    if not torch.compiler.is_compiling() or _is_exporting():
+    if not torch.compiler.is_compiling() or (is_exporting() and not _lacks_length(input.shape[batch_first])):
         return _run(input, states, weights, batch_sizes, mode, *options, batch_first)
     # The compiled graph runs without autocast, and an operator has one layout.
     input, states, weights = cast(input), [cast(state) for state in states], [cast(weight) for weight in weights]
@@ -42,6 +43,11 @@ def torch_layers(
         return _operator(input, states, weights, batch_sizes, mode, *options)
     output, ends = _operator(input.transpose(0, 1), states, weights, batch_sizes, mode, *options)
     return output.transpose(0, 1), ends
+
+
+def _lacks_length(steps: Any) -> bool:
+    """Whether an export is to take any number of steps, for which PyTorch's tracing of its own layers asks; ONNX's has none."""
+    return isinstance(steps, torch.SymInt) and not torch.onnx.is_in_onnx_export()
 
 
 def compacting(x: Tensor) -> AbstractContextManager[object]:
@@ -56,11 +62,6 @@ def _without_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")
         yield
-
-
-def _is_exporting() -> bool:
-    asked = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return bool(asked and asked())
 
 
 def _run(

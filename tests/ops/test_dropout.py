@@ -70,6 +70,7 @@ def test_no_digit_of_float64_is_lost(form):
     assert_equal(torch.autograd.grad(y, x, grad)[0], grad * kept * scale(P))
 
 
-def test_opcheck():
+@pytest.mark.parametrize("scales", [(scale(P), None), (0.0, torch.tensor(scale(P), dtype=torch.float64))], ids=str)
+def test_opcheck(scales):
     x = torch.randn(ROWS, COLUMNS, requires_grad=True)
-    torch.library.opcheck(torch.ops.rnndrop.dropout.default, (x, *mask_of("bytes")))
+    torch.library.opcheck(torch.ops.rnndrop.dropout.default, (x, mask_of("bytes").keep, *scales))

@@ -50,10 +50,10 @@ def test_every_row_is_that_of_the_users_sequence(form, scope, sizes, order, colu
 
 @pytest.mark.parametrize("scope", ["step", "sequence", "repeated"])
 @pytest.mark.parametrize("sizes", [None, SIZES], ids=str)
-@pytest.mark.parametrize("columns", [17, 32])
-def test_opcheck(form, scope, sizes, columns):
+@pytest.mark.parametrize("columns, rate", [(17, (P, None)), (32, (0.0, torch.tensor(P, dtype=torch.float64)))], ids=str)
+def test_opcheck(form, scope, sizes, columns, rate):
     batch_sizes, rows = (None, 12) if sizes is None else (torch.tensor(sizes), 9)
-    arguments = (seed_tensor(SEED), columns, P, STREAM, form, scope, 4, 3, rows, batch_sizes, None)
+    arguments = (seed_tensor(SEED), columns, *rate, STREAM, form, scope, 4, 3, rows, batch_sizes, None)
     torch.library.opcheck(torch.ops.rnndrop.mask.default, arguments)
 
 
