@@ -102,7 +102,9 @@ def test_what_drops_nothing_is_one_operator(training):
         assert_same(results(compiled, x), results(module, x))
     assert 1 <= len(backend.graphs) <= 2
     for graph in backend.graphs:
-        assert [name for name, _ in graph if "rnn" in name] == ["rnndrop.torch_layers.default"] and len(graph) < 8
+        assert [name for name, _ in graph if "rnn" in name] == ["rnndrop.torch_layers.default"] and len(
+            graph
+        ) < 12  # of no step
 
 
 @pytest.mark.parametrize("options", [dict(nonlinearity="relu"), dict(bias=False), dict(batch_first=True), dict(dropout=0.5)])
