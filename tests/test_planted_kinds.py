@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rnndrop.layer
-from rnndrop import reference
+from rnndrop import dropouts, reference
 from rnndrop.dropouts import Dropouts
 from rnndrop.layer import MaskSource
 from rnndrop.mask import Mask
@@ -195,15 +195,15 @@ def test_zoneout_per_sequence(monkeypatch):
 
 
 def test_the_shares_of_the_expectation_swapped(monkeypatch):
-    share = rnndrop.layer.share
-    monkeypatch.setattr(rnndrop.layer, "share", lambda p: 1 - share(p))
+    share = dropouts.share
+    monkeypatch.setattr(dropouts, "share", lambda p: 1 - share(p))
     caught(test_zoneout.check)
     caught(test_zoneout.test_a_cell, "tanh", True, test_zoneout.P, torch.float64)
 
 
 def test_the_share_that_was_asked_for(monkeypatch):
     """Not that of the masks, in units of 1/65536."""
-    monkeypatch.setattr(rnndrop.layer, "share", lambda p: p)
+    monkeypatch.setattr(dropouts, "share", lambda p: p)
     caught(test_zoneout.check, zoneout=1 / 3)
 
 
@@ -217,7 +217,7 @@ def test_seeds_by_the_sorted_position(monkeypatch):
     def planted(seed, *rest):
         return draw(seed, *rest[:-2], None if seed.shape[0] > 1 else rest[-2], rest[-1])
 
-    monkeypatch.setattr(rnndrop.layer, "sequence_mask", planted)
+    monkeypatch.setattr(dropouts, "sequence_mask", planted)
     kinds(LENGTHS, **EVERY_KIND)
     test_seeds.test_against_the_oracle("every", "step", [5, 3, 1])
     caught(test_seeds.test_against_the_oracle, "every", "step", LENGTHS)
