@@ -139,7 +139,7 @@ def test_masks_of_packed_data_in_the_order_of_its_sorting(monkeypatch, rates):
     check_module([2, 5, 3], **rates)
     draw = mask_operator.sequence_mask
     unordered = lambda *args: draw(*args[:-2], None, args[-1])  # noqa: E731
-    monkeypatch.setattr(dropouts, "sequence_mask", unordered)
+    monkeypatch.setattr(rnndrop.layer, "sequence_mask", unordered)
     caught(check_module, lengths=[2, 5, 3], **rates)
 
 
@@ -155,7 +155,7 @@ def test_a_mask_for_two(monkeypatch, rates, forgotten):
         "direction": lambda kind, layer, direction: stream(kind, layer, 0),
         "kind": lambda kind, layer, direction: stream("hidden", layer, direction),
     }
-    monkeypatch.setattr(dropouts, "stream", streams[forgotten])
+    monkeypatch.setattr(rnndrop.layer, "stream", streams[forgotten])
     caught(check_module, **options)
 
 

@@ -217,7 +217,7 @@ def test_seeds_by_the_sorted_position(monkeypatch):
     def planted(seed, *rest):
         return draw(seed, *rest[:-2], None if seed.shape[0] > 1 else rest[-2], rest[-1])
 
-    monkeypatch.setattr(dropouts, "sequence_mask", planted)
+    monkeypatch.setattr(rnndrop.layer, "sequence_mask", planted)
     kinds(LENGTHS, **EVERY_KIND)
     test_seeds.test_against_the_oracle("every", "step", [5, 3, 1])
     caught(test_seeds.test_against_the_oracle, "every", "step", LENGTHS)
