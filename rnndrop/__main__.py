@@ -16,7 +16,12 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(title="commands", required=True)
     demo = commands.add_parser("demo", help="train small models with and without dropout; write pictures and metrics.json")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for the results (default: %(default)s)")
-    demo.add_argument("--cell", choices=["rnn", "lstm", "gru"], default="rnn", help="what is trained (default: %(default)s)")
+    demo.add_argument(
+        "--cell",
+        choices=["rnn", "lstm", "gru"],
+        default="rnn",
+        help="trained longest, before the others (default: %(default)s)",
+    )
     demo.add_argument("--seed", type=int, default=42, help="of the weights and the masks (default: %(default)s)")
     demo.add_argument("--quick", action="store_true", help="a tenth of the training steps: whether it runs, not what it learns")
     options = parser.parse_args(arguments)

@@ -38,6 +38,7 @@ TRAINING_SHARE = 0.8
 EMBEDDING, HIDDEN = 64, 192
 BATCH, TIME = 16, 64
 STEPS, STEPS_A_POINT = 1500, 50
+BRIEFLY, BRIEF_VARIANTS = 700, ("no dropout", "recurrent_dropout, per sequence")  # the steps and variants of the other cells
 LEARNING_RATE = 3e-3
 
 # Okabe and Ito's colours, distinct to every eye, from the plain to the dropped.
@@ -48,24 +49,29 @@ Curves = dict[str, dict[str, Any]]
 
 
 def run(out: Path, *, cell: str = "rnn", seed: int = 42, quick: bool = False) -> None:
-    """Runs the whole demo of a cell and writes its pictures and metrics.json into the folder `out`."""
+    """Runs the whole demo, all variants of `cell` and two of the others, and writes pictures and metrics.json into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    steps = STEPS // 10 if quick else STEPS
-    models, variants = sine_models(*MODULES[cell]), text_models(*MODULES[cell])
-    with one_thread(), progress_bar(len(models) * EPOCHS + len(variants) * steps) as progress:
+    models, texts = sine_models(*MODULES[cell]), {name: text_models(*modules) for name, modules in MODULES.items()}
+    for other in texts.keys() - {cell}:
+        texts[other] = {name: texts[other][name] for name in BRIEF_VARIANTS}
+    steps = {name: (STEPS if name == cell else BRIEFLY) // (10 if quick else 1) for name in texts}
+    total = len(models) * EPOCHS + sum(len(variants) * steps[name] for name, variants in texts.items())
+    with one_thread(), progress_bar(total) as progress:
         sine = fit_sine(models, seed, progress)
-        text = fit_text(variants, seed, steps, progress)
+        curves = {name: fit_text(variants, seed, steps[name], progress) for name, variants in texts.items()}
     matplotlib.use("agg")
-    pictures = {"sine.png": plot_sine(sine), "text.png": plot_text(text, cell), "masks.png": plot_masks(seed)}
+    pictures = {"sine.png": plot_sine(sine), "masks.png": plot_masks(seed)}
+    pictures |= {f"text-{name}.png": plot_text(text, name) for name, text in curves.items()}
     for name, figure in pictures.items():
         figure.savefig(out / name, dpi=150)
         plt.close(figure)
-    metrics = {"cell": cell, "seed": seed, "p": P, "versions": versions(), "sine": sine, "text": text}
+    metrics = {"cell": cell, "seed": seed, "p": P, "versions": versions(), "sine": sine, "text": curves}
     metrics["seconds"] = round(time.perf_counter() - start, 1)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    print(table(text))
-    print(f"\n{', '.join(pictures)} and metrics.json are in {out}/, after {metrics['seconds']:.0f} s.")
+    for name, text in curves.items():
+        print(f"{name.upper()}\n{table(text)}\n")
+    print(f"{', '.join(pictures)} and metrics.json are in {out}/, after {metrics['seconds']:.0f} s.")
 
 
 def progress_bar(total: int) -> tqdm:
@@ -256,8 +262,9 @@ def bits(loss: Tensor) -> float:
 
 def plot_text(curves: Curves, cell: str) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for (name, curve), colour in zip(curves.items(), COLOURS, strict=True):
-        best = curve["best"]
+    colours = dict(zip(text_models(*MODULES[cell]), COLOURS, strict=True))
+    for name, curve in curves.items():
+        best, colour = curve["best"], colours[name]
         left.plot(curve["step"], curve["training"], color=colour, label=name)
         right.plot(curve["step"], curve["validation"], color=colour, label=f"{name}: {best['validation']:.3f}")
         right.plot(best["step"], best["validation"], "o", color=colour)
