@@ -89,7 +89,10 @@ def test_the_table_of_times_is_the_reports(cell):
         line = measured[case if len(sizes) == 1 else "-".join(map("".join, zip("TBIH", sizes, strict=True)))]
         for ratio, column in zip(ratios, columns, strict=True):
             assert abs(float(ratio.strip("*")) - float(line[column])) <= 0.0051, (case, ratio, line[column])
-    means, readme = [ratio.strip("*") for ratio in rows[-1][1:]], table(README, "| a training step | of `torch.nn`'s layer | of a loop |")
+    means, readme = (
+        [ratio.strip("*") for ratio in rows[-1][1:]],
+        table(README, "| a training step | of `torch.nn`'s layer | of a loop |"),
+    )
     assert [f"`{cell}`", f"**{means[0]}**", means[2]] in readme
 
 
