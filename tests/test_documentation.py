@@ -89,7 +89,10 @@ def test_the_table_of_times_is_the_reports(cell):
         sizes = case.split(", ")
         line = measured[case if len(sizes) == 1 else "-".join(map("".join, zip("TBIH", sizes, strict=True)))]
         for ratio, column in zip(ratios, columns, strict=True):
-            assert ratio == line[column] == "–" or abs(float(ratio.strip("*")) - float(line[column])) <= 0.0051, (case, ratio)
+            assert ratio == line[column] == "\N{EN DASH}" or abs(float(ratio.strip("*")) - float(line[column])) <= 0.0051, (
+                case,
+                ratio,
+            )
     means, readme = (
         [ratio.strip("*") for ratio in rows[-1][1:]],
         table(README, "| a training step | of `torch.nn`'s layer | of a loop |"),
