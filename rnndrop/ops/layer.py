@@ -155,12 +155,12 @@ class _Layer(Function):
         found: Sequence[Tensor]
         if not computes_now(input):
             found = _backward_operator(*_operands(call, row), list(grads), flags)
-        elif torch.is_grad_enabled() or by_operations(*grads):
+        elif (plain := by_operations(*grads)) or torch.is_grad_enabled():
             if [_version(bias) for bias in ctx.biases] != ctx.versions:
                 raise RuntimeError(
                     "one of the variables needed for gradient computation has been modified by an inplace operation: a bias"
                 )
-            if by_operations(*grads):
+            if plain:
                 with suspended(input):
                     found = gradients(call.layer(row), grads, flags)
             else:

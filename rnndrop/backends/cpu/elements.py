@@ -44,19 +44,14 @@ def numbers_of(x: Tensor) -> Numbers:
     return x.numpy() if x.dtype in WIDE else x
 
 
-def bits_of(x: Tensor) -> Array:
+def bits_of(x: Numbers) -> Array:
     """The elements as integers of their width."""
-    return x.view(INTEGER[x.element_size()]).numpy()
-
-
-def bits(x: Numbers) -> Array:
-    """The same."""
-    return x.view(f"i{x.itemsize}") if isinstance(x, Array) else bits_of(x)
+    return x.view(f"i{x.itemsize}") if isinstance(x, Array) else x.view(INTEGER[x.element_size()]).numpy()
 
 
 def keep_only(x: Numbers, keep: Array) -> None:
     """Zeroes what the mask drops."""
-    of_x = bits(x)
+    of_x = bits_of(x)
     np.bitwise_and(of_x, keep, of_x)
 
 
@@ -89,10 +84,18 @@ def halves(which: Sequence[bool], like: Tensor) -> Array:
     return np.repeat(np.array([0.5 if one else 1.0 for one in which], like.numpy().dtype), like.shape[1])
 
 
-def scale_and_shift(which: Sequence[bool], like: Tensor) -> tuple[Array, Array]:
-    """What tanh is multiplied by, and what is added then: a row for each of `like` (B, H)."""
+def activation_of_gates(which: Sequence[bool], like: Tensor) -> Callable[[Array], None]:
+    """A function that activates in place the gates of as many rows as `like` (B, H), or fewer, whose weights took `halves`."""
     scale = np.tile(halves(which, like), (len(like), 1))
-    return scale, 1 - scale
+    shift = 1 - scale
+
+    def activate(gates: Array) -> None:
+        size = len(gates)
+        np.tanh(gates, gates)
+        np.multiply(gates, scale[:size], gates)
+        np.add(gates, shift[:size], gates)
+
+    return activate
 
 
 def rows_of_steps(x: Tensor, steps: Steps) -> list[Numbers]:

@@ -16,15 +16,15 @@ from .elements import (
     Array,
     Collect,
     Range,
+    activation_of_gates,
     alternating,
-    bits,
+    bits_of,
     chunks,
     dropped,
     each_row,
     halves,
     keep_only,
     rows_of,
-    scale_and_shift,
     scale_of,
     states_before,
     step_masks,
@@ -56,18 +56,15 @@ def forward(
 ) -> Iterator[None]:
     """As :func:`rnn.forward`; `saved` are the gates."""
     (gates,), (h_0,), ranges, hidden = saved, states, steps.ranges, output.shape[1]
-    by, plus = scale_and_shift(SIGMOIDS[:2], h_0)
+    activate = activation_of_gates(SIGMOIDS[:2], h_0)
     zone, of_candidate = zoning(output, h_0, masks.get("zoneout"), steps), scale_of(masks.get("candidate"))
     memory, multiply, add, tanh = np.empty_like(h_0.numpy()), np.multiply, np.add, np.tanh
     rows = (rows_of(x.numpy(), ranges) for x in (gates[:, hidden : 3 * hidden], gates.view(len(gates), 4, hidden)))
     before = states_before(output.numpy(), h_0.numpy(), ranges)
     keeps = [step_masks(masks.get(kind), steps, gates) for kind in ("hidden", "candidate")]
     for rz, apart, (h, h_before), m, u in zip(*rows, before, *keeps, strict=False):
-        size = len(h)
-        x = memory[:size]
-        tanh(rz, rz)
-        multiply(rz, by[:size], rz)
-        add(rz, plus[:size], rz)
+        x = memory[: len(h)]
+        activate(rz)
         hn, r, z, n = apart.swapaxes(0, 1)
         multiply(r, hn, x)
         add(n, x, n)
@@ -75,7 +72,7 @@ def forward(
         kept = n
         if u is not None:
             kept = x
-            np.bitwise_and(bits(n), u, bits(x))
+            np.bitwise_and(bits_of(n), u, bits_of(x))
             x *= of_candidate
         np.subtract(h_before, kept, h)  # z * h_{t-1} + (1 - z) * n
         multiply(h, z, h)
@@ -102,7 +99,7 @@ def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Ste
             of_h, of_made = grad_h[:size], made[:size]
             if zone is not None:
                 np.copyto(of_made, of_h)
-                part(bits(of_made), bits(grad_h), zone)
+                part(bits_of(of_made), bits_of(grad_h), zone)
             if keep is not None:
                 keep_only(of_made, keep)
             multiply(apart, of_made[:, None], apart)

@@ -21,7 +21,6 @@ from .elements import (
     WIDE,
     Array,
     Numbers,
-    bits,
     bits_of,
     computes_in,
     library_of,
@@ -223,7 +222,7 @@ def _dropper(like: Tensor, mask: Mask | None) -> Callable[..., Numbers]:
     def drop(x: Numbers, keep: Array, first: int = 0) -> Numbers:
         """`first` is the mask's row of x's first."""
         size = len(x)
-        np.bitwise_and(bits(x), keep[first : first + size], of_bits[:size])
+        np.bitwise_and(bits_of(x), keep[first : first + size], of_bits[:size])
         return numbers[:size]
 
     return drop

@@ -17,8 +17,9 @@ from .elements import (
     Array,
     Collect,
     Range,
+    activation_of_gates,
     alternating,
-    bits,
+    bits_of,
     chunks,
     dropped,
     each_row,
@@ -26,7 +27,6 @@ from .elements import (
     halves,
     keep_only,
     rows_of,
-    scale_and_shift,
     scale_of,
     states_before,
     step_masks,
@@ -53,7 +53,7 @@ def forward(
 ) -> Iterator[None]:
     """As :func:`rnn.forward`; `saved` are the gates and the cell states."""
     (gates, cells), (h_0, c_0), ranges, hidden = saved, states, steps.ranges, output.shape[1]
-    by, plus = scale_and_shift(SIGMOIDS, c_0)
+    activate = activation_of_gates(SIGMOIDS, c_0)
     zone, cell_zone = zoning(output, h_0, masks.get("zoneout"), steps), zoning(cells, c_0, masks.get("cell_zoneout"), steps)
     of_cell, of_candidate = scale_of(masks.get("cell")), scale_of(masks.get("candidate"))
     memory, multiply, add, tanh = np.empty_like(c_0.numpy()), np.multiply, np.add, np.tanh
@@ -61,16 +61,13 @@ def forward(
     before = states_before(cells.numpy(), c_0.numpy(), ranges)
     keeps = [step_masks(masks.get(kind), steps, gates) for kind in ("hidden", "cell", "candidate")]
     for a, apart, h, (c, c_before), m, d, u in zip(*rows, before, *keeps, strict=False):
-        size = len(a)
-        x = memory[:size]
-        tanh(a, a)
-        multiply(a, by[:size], a)
-        add(a, plus[:size], a)
+        x = memory[: len(a)]
+        activate(a)
         i, f, g, o = apart.swapaxes(0, 1)
         if u is None:
             multiply(i, g, x)
         else:
-            np.bitwise_and(bits(g), u, bits(x))
+            np.bitwise_and(bits_of(g), u, bits_of(x))
             x *= of_candidate
             multiply(i, x, x)
         multiply(f, c_before, c)
@@ -108,11 +105,11 @@ def backward(collect: Collect, grads: Sequence[Tensor], layer: Layer, steps: Ste
             of_made, of_c, x = made[:size], grad_c[:size], memory[:size]
             if zone is not None:
                 np.copyto(of_made, grad_h[:size])
-                part(bits(of_made), bits(grad_h), zone)
+                part(bits_of(of_made), bits_of(grad_h), zone)
             if of_hidden is not None:
                 keep_only(of_made, of_hidden)
             if cell_zone is not None:
-                stays = np.bitwise_and(bits(of_c), ~cell_zone).view(of_c.dtype)
+                stays = np.bitwise_and(bits_of(of_c), ~cell_zone).view(of_c.dtype)
                 keep_only(of_c, cell_zone)
             of_c += multiply(to_c, of_made, x)
             if d is not None:
