@@ -100,8 +100,9 @@ def test_batches_of_gradients(module, x):
     assert_near(found, tuple(torch.stack(gradients) for gradients in expected))
 
 
-def test_an_ensemble(name, x):
-    models = [make(name, "every kind") for _ in range(3)]
+@pytest.mark.parametrize("case", ["every kind", "evaluation", "expectation"])
+def test_an_ensemble(name, x, case):
+    models = [make(name, case) for _ in range(3)]
     parameters, buffers = stack_module_state(models)
 
     def run(parameters, buffers):
