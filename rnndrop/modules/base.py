@@ -29,7 +29,7 @@ from ..layer import (
 )
 from ..mask import check_seed
 from ..ops.eager import beyond_torch
-from ..ops.torch_layers import compacting, torch_layers
+from ..ops.torch_layers import compacting, runs_again, torch_layers
 from ..replicated import distributed, is_distributed, local
 from ..steps import Steps, check_order, checked_batch_sizes
 from .leaf import call_of, is_symbolic
@@ -224,7 +224,7 @@ class RNNBase(LayerAttributes, nn.Module):
         if seed is not None:
             check_seed(seed, batch)
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
-        if not dropouts.any(self.num_layers) and not beyond_torch():
+        if not dropouts.any(self.num_layers) and self._by_torch(input, states, batch_sizes):
             return self._torch_layers(input, states, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
@@ -252,7 +252,7 @@ class RNNBase(LayerAttributes, nn.Module):
         x, states, layers = self._cast_and_checked(x, states, batch)
         drawn = dropouts.inside if self.training else ()
         strategy = "torch"
-        if dropouts.inside or beyond_torch():
+        if dropouts.inside or not self._by_torch(x, states, batch_sizes):
             runs = "reference" if self.proj_size else "auto"
             strategy = resolved(runs, x, steps, self.hidden_size, self.cell, drawn)
         masks = None
@@ -329,6 +329,11 @@ class RNNBase(LayerAttributes, nn.Module):
         if len(outputs) == 1:
             return outputs[0], [state.unsqueeze(0) for state in ends[0]]
         return torch.cat(outputs, -1), [torch.stack(pair) for pair in zip(*ends, strict=True)]
+
+    def _by_torch(self, x: Tensor, states: Sequence[Tensor], batch_sizes: Tensor | None) -> bool:
+        """Whether PyTorch's layers run those with nothing dropped inside."""
+        ours = self.training and not self.proj_size and runs_again(self.mode, x, states, batch_sizes)
+        return not ours and not beyond_torch()
 
     def _torch_layers_of(
         self, layers: Sequence[Sequence[Weights]], x: Tensor, states: Sequence[Tensor], steps: Steps

@@ -11,6 +11,7 @@ from .. import dispatch, reference
 from ..kernels import plan
 from ..mask import Mask, unpacked
 from .eager import Function, by_operations, computes_now, number, operands
+from .operator import operator
 
 
 def dropout(x: Tensor, mask: Mask) -> Tensor:
@@ -46,15 +47,9 @@ class _Function(Function):
     backward = staticmethod(_backward)
 
 
-_operator = torch.library.custom_op(
-    "rnndrop::dropout",
-    _forward,
-    mutates_args=(),
-    schema="(Tensor x, Tensor keep, float scale, Tensor? open_scale) -> Tensor",
-)
-_operator.register_autograd(_backward, setup_context=_save)
-
-
-@_operator.register_fake
 def _fake(x: Tensor, *rest: Any) -> Tensor:
     return x.new_empty(x.shape)
+
+
+_SCHEMA = "(Tensor x, Tensor keep, float scale, Tensor? open_scale) -> Tensor"
+_operator = operator("dropout", _SCHEMA, _forward, _fake, _backward, _save)

@@ -14,6 +14,7 @@ from ..mask import Mask, scale, stream, threshold, unpacked
 from ..steps import Steps
 from .eager import Function, computes_now
 from .mask import sequence_mask
+from .operator import operator
 
 KINDS = "hidden", "cell", "candidate"  # in the order of `rates`
 Rates = Sequence[float]
@@ -171,31 +172,21 @@ def _operator_backward(
     return [*_backward(grad_states, gates, before, c, seed, rates, cell)]
 
 
-_operator = torch.library.custom_op(
-    "rnndrop::gated_cell",
-    _operator_forward,
-    mutates_args=(),
-    schema="(Tensor of_x, Tensor of_h, Tensor before, Tensor? seed, float[] rates, str cell) -> Tensor[]",
-)
-_backward_operator = torch.library.custom_op(
-    "rnndrop::gated_cell_backward",
-    _operator_backward,
-    mutates_args=(),
-    schema="(Tensor?[] grad_states, Tensor gates, Tensor before, Tensor? c, Tensor? seed, float[] rates, str cell) -> Tensor[]",
-)
-_operator.register_autograd(lambda ctx, grads: _gradient(ctx, *grads), setup_context=_save)
-
-
-@_operator.register_fake
 def _fake(of_x: Tensor, of_h: Tensor, before: Tensor, seed: Tensor | None, rates: Rates, cell: str) -> list[Tensor]:
     rows, columns = before.shape
     states = [before.new_empty(rows, columns) for _ in range(2 if cell == "LSTM" else 1)]
     return [*states, before.new_empty(rows, 4 * columns)]
 
 
-@_backward_operator.register_fake
 def _backward_fake(grad_states: Sequence[Tensor | None], gates: Tensor, before: Tensor, *rest: Any) -> list[Tensor]:
     rows, columns = before.shape
     if rest[-1] == "LSTM":
         return [before.new_empty(rows, 4 * columns), before.new_empty(rows, columns)]
     return [before.new_empty(rows, k * columns) for k in (3, 1, 3)]
+
+
+_OPTIONS = "Tensor? seed, float[] rates, str cell"
+_SCHEMA = f"(Tensor of_x, Tensor of_h, Tensor before, {_OPTIONS}) -> Tensor[]"
+_BACKWARD_SCHEMA = f"(Tensor?[] grad_states, Tensor gates, Tensor before, Tensor? c, {_OPTIONS}) -> Tensor[]"
+_operator = operator("gated_cell", _SCHEMA, _operator_forward, _fake, lambda ctx, grads: _gradient(ctx, *grads), _save)
+_backward_operator = operator("gated_cell_backward", _BACKWARD_SCHEMA, _operator_backward, _backward_fake)

@@ -23,6 +23,7 @@ from ..mask import Mask, by_element
 from ..steps import Steps
 from .eager import Function, by_operations, computes_now, number
 from .flops import tell_counters
+from .operator import operator
 
 MaybeTensor = Tensor | None
 
@@ -247,11 +248,6 @@ def _version(x: MaybeTensor) -> int:
 
 # For the compiler.
 
-_OPERANDS = (
-    "Tensor input, Tensor[] states, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor?[] keeps, float[] scales, "
-    "SymInt count, SymInt batch, Tensor? batch_sizes, bool reverse, str cell, str strategy"
-)
-
 
 def _operands(call: Call, row: Sequence[Any]) -> list[Any]:
     """The operands of the operator, and the tensors that the forward pass made."""
@@ -323,25 +319,12 @@ def _operator_backward(
     return _backward(call.layer(row), call, grads, flags)
 
 
-_operator = torch.library.custom_op(
-    "rnndrop::layer", _operator_forward, mutates_args=(), schema=f"({_OPERANDS}) -> (Tensor, Tensor[], Tensor[])"
-)
-_backward_operator = torch.library.custom_op(
-    "rnndrop::layer_backward",
-    _operator_backward,
-    mutates_args=(),
-    schema=f"({_OPERANDS}, Tensor[] made, Tensor?[] grads, bool[] flags) -> Tensor[]",
-)
-
-
-@_operator.register_fake
 def _fake(input: Tensor, states: Sequence[Tensor], *rest: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     shape, columns, cell = input.shape[:-1], states[0].shape[1], CELLS[rest[-2]]
     saved = [input.new_empty(math.prod(shape), k * columns) for k in cell.saved]
     return input.new_empty(*shape, columns), [state.new_empty(state.shape) for state in states], saved
 
 
-@_backward_operator.register_fake
 def _backward_fake(
     input: Tensor,
     states: Sequence[Tensor],
@@ -390,4 +373,11 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any, _: Any) -> 
     return of_input, of_states, of_w_ih, of_w_hh, of_b_ih, of_b_hh, of_keeps, *[None] * len(options)
 
 
-_operator.register_autograd(_gradients, setup_context=_save)
+_OPERANDS = (
+    "Tensor input, Tensor[] states, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor?[] keeps, float[] scales, "
+    "SymInt count, SymInt batch, Tensor? batch_sizes, bool reverse, str cell, str strategy"
+)
+_SCHEMA = f"({_OPERANDS}) -> (Tensor, Tensor[], Tensor[])"
+_BACKWARD_SCHEMA = f"({_OPERANDS}, Tensor[] made, Tensor?[] grads, bool[] flags) -> Tensor[]"
+_operator = operator("layer", _SCHEMA, _operator_forward, _fake, _gradients, _save)
+_backward_operator = operator("layer_backward", _BACKWARD_SCHEMA, _operator_backward, _backward_fake)

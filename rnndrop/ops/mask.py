@@ -11,6 +11,7 @@ from .. import dispatch
 from ..mask import keep_bytes, packed, threshold
 from ..steps import Steps
 from .eager import Function, computes_now, in_transform, number, operands
+from .operator import operator
 
 
 def sequence_mask(
@@ -80,16 +81,6 @@ def _operator_draw(seed: Tensor, columns: int, p: float, rate: Tensor | None, *w
     return _draw(seed, columns, number(p, rate), *where)
 
 
-_operator = torch.library.custom_op(
-    "rnndrop::mask",
-    _operator_draw,
-    mutates_args=(),
-    schema="(Tensor seed, SymInt columns, float p, Tensor? rate, int stream, str form, str scope, SymInt count, SymInt batch, "
-    "SymInt rows, Tensor? batch_sizes, Tensor? order) -> Tensor",
-)
-
-
-@_operator.register_fake
 def _fake(
     seed: Tensor,
     columns: int,
@@ -108,3 +99,10 @@ def _fake(
     if form == "bits":
         return seed.new_empty((height, -(-columns // 32)), dtype=torch.int32)
     return seed.new_empty((height, columns), dtype=torch.int8)
+
+
+_SCHEMA = (
+    "(Tensor seed, SymInt columns, float p, Tensor? rate, int stream, str form, str scope, SymInt count, SymInt batch, "
+    "SymInt rows, Tensor? batch_sizes, Tensor? order) -> Tensor"
+)
+_operator = operator("mask", _SCHEMA, _operator_draw, _fake)

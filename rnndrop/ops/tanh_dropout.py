@@ -13,6 +13,7 @@ from ..mask import Mask, scale, threshold, unpacked
 from ..steps import Steps
 from .eager import Function, by_operations, computes_now
 from .mask import draw, sequence_mask
+from .operator import operator
 
 
 def tanh_dropout(x: Tensor, seed: Tensor, p: float, stream: int, strategy: str) -> Tensor:
@@ -87,27 +88,16 @@ def _operator_forward(x: Tensor, seed: Tensor, p: float, stream: int, strategy: 
     return _forward(x, seed, p, stream, strategy)
 
 
-_OPTIONS = "float p, int stream, str strategy"
-_operator = torch.library.custom_op(
-    "rnndrop::tanh_dropout",
-    _operator_forward,
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor seed, {_OPTIONS}) -> (Tensor, Tensor)",
-)
-_backward_operator = torch.library.custom_op(
-    "rnndrop::tanh_dropout_backward",
-    _backward,
-    mutates_args=(),
-    schema=f"(Tensor grad_y, Tensor y, Tensor keep, Tensor seed, {_OPTIONS}) -> Tensor",
-)
-_operator.register_autograd(_gradient, setup_context=_save)
-
-
-@_operator.register_fake
 def _fake(x: Tensor, seed: Tensor, p: float, stream: int, strategy: str) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((0 if _fused(x, strategy) else x.shape[0], x.shape[1]), dtype=torch.int8)
 
 
-@_backward_operator.register_fake
-def _backward_fake(grad_y: Tensor, y: Tensor, keep: Tensor, seed: Tensor, p: float, stream: int, strategy: str) -> Tensor:
+def _backward_fake(grad_y: Tensor, y: Tensor, *rest: Any) -> Tensor:
     return y.new_empty(y.shape)
+
+
+_OPTIONS = "float p, int stream, str strategy"
+_SCHEMA = f"(Tensor x, Tensor seed, {_OPTIONS}) -> (Tensor, Tensor)"
+_BACKWARD_SCHEMA = f"(Tensor grad_y, Tensor y, Tensor keep, Tensor seed, {_OPTIONS}) -> Tensor"
+_operator = operator("tanh_dropout", _SCHEMA, _operator_forward, _fake, _gradient, _save)
+_backward_operator = operator("tanh_dropout_backward", _BACKWARD_SCHEMA, _backward, _backward_fake)

@@ -1,6 +1,7 @@
 """PyTorch's own recurrent layers, without dropout: cuDNN's on CUDA.
 
-Compiled, they are one operator: PyTorch's compiler would unroll them step by step. Exported, they stay what they are, since
+Compiled, they are one operator: PyTorch's compiler would unroll them step by step. In training on a CPU, where that operator
+would run them again in the backward pass, an LSTM's are oneDNN's, and in place of the others our own layers run. Exported, they stay what they are, since
 ONNX has an operator for them; but with a number of steps that is not fixed, which PyTorch's cannot be exported with.
 """
 
@@ -15,7 +16,9 @@ import torch
 from torch import _VF, Tensor
 
 from ..autocast import cast
+from . import onednn_lstm
 from .eager import is_exporting
+from .operator import operator
 
 MaybeTensor = Tensor | None
 
@@ -39,15 +42,27 @@ def torch_layers(
         return _run(input, states, weights, batch_sizes, mode, *options, batch_first)
     # The compiled graph runs without autocast, and an operator has one layout.
     input, states, weights = cast(input), [cast(state) for state in states], [cast(weight) for weight in weights]
-    if not batch_first:
-        return _operator(input, states, weights, batch_sizes, mode, *options)
-    output, ends = _operator(input.transpose(0, 1), states, weights, batch_sizes, mode, *options)
-    return output.transpose(0, 1), ends
+    x = input.transpose(0, 1) if batch_first else input
+    if training and _differentiated_on_cpu(x) and onednn_lstm.takes(mode, x, states, batch_sizes):
+        output, ends = onednn_lstm.layers(x, states, weights, bias, num_layers, bidirectional)
+    else:
+        output, ends = _operator(x, states, weights, batch_sizes, mode, *options)
+    return output.transpose(0, 1) if batch_first else output, ends
 
 
 def _lacks_length(steps: Any) -> bool:
     """Whether an export is to take any number of steps, for which PyTorch's tracing of its own layers asks; ONNX's has none."""
     return isinstance(steps, torch.SymInt) and not torch.onnx.is_in_onnx_export()
+
+
+def runs_again(mode: str, input: Tensor, states: Sequence[Tensor], batch_sizes: MaybeTensor) -> bool:
+    """Whether a graph compiled for a CPU would run PyTorch's layers twice, in its backward pass too, which ours need not."""
+    return _differentiated_on_cpu(input) and not onednn_lstm.takes(mode, input, states, batch_sizes)
+
+
+def _differentiated_on_cpu(x: Tensor) -> bool:
+    compiling = torch.compiler.is_compiling() and not is_exporting()
+    return compiling and torch.is_grad_enabled() and x.device.type == "cpu"
 
 
 def compacting(x: Tensor) -> AbstractContextManager[object]:
@@ -112,23 +127,6 @@ def _backward(
     return [g.clone(memory_format=torch.contiguous_format) for g in found]  # cuDNN's are views of one buffer
 
 
-_OPTIONS = "str mode, bool bias, int num_layers, bool training, bool bidirectional"
-_operator = torch.library.custom_op(
-    "rnndrop::torch_layers",
-    _run,
-    mutates_args=(),
-    schema=f"(Tensor input, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, {_OPTIONS}) -> (Tensor, Tensor[])",
-)
-_backward_operator = torch.library.custom_op(
-    "rnndrop::torch_layers_backward",
-    _backward,
-    mutates_args=(),
-    schema="(Tensor?[] grads, Tensor input, Tensor[] states, Tensor[] weights, Tensor? batch_sizes, bool[] flags, "
-    f"{_OPTIONS}) -> Tensor[]",
-)
-
-
-@_operator.register_fake
 def _fake(
     input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], batch_sizes: MaybeTensor, mode: str, *options: Any
 ) -> tuple[Tensor, list[Tensor]]:
@@ -138,7 +136,6 @@ def _fake(
     return output, [state.new_empty(state.shape, dtype=dtype) for state in states]
 
 
-@_backward_operator.register_fake
 def _backward_fake(
     grads: Sequence[MaybeTensor],
     input: Tensor,
@@ -169,4 +166,9 @@ def _gradients(ctx: Any, grad_output: MaybeTensor, grad_states: Any) -> tuple[An
     return of_input, rest[: ctx.states], rest[ctx.states :], *[None] * (1 + len(ctx.options))
 
 
-_operator.register_autograd(_gradients, setup_context=_save)
+_TENSORS = "Tensor input, Tensor[] states, Tensor[] weights, Tensor? batch_sizes"
+_OPTIONS = "str mode, bool bias, int num_layers, bool training, bool bidirectional"
+_SCHEMA = f"({_TENSORS}, {_OPTIONS}) -> (Tensor, Tensor[])"
+_BACKWARD_SCHEMA = f"(Tensor?[] grads, {_TENSORS}, bool[] flags, {_OPTIONS}) -> Tensor[]"
+_operator = operator("torch_layers", _SCHEMA, _run, _fake, _gradients, _save)
+_backward_operator = operator("torch_layers_backward", _BACKWARD_SCHEMA, _backward, _backward_fake)

@@ -38,7 +38,7 @@ def test_modules(options, seed):
 
 
 def same_compiled(rnn, seed=None):
-    x = torch.randn(5, 3, 4, requires_grad=True)
+    rnn, x = rnn.double(), torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
 
     def step(run):
         torch.manual_seed(5)
