@@ -1,8 +1,9 @@
 """PyTorch's own recurrent layers, without dropout: cuDNN's on CUDA.
 
 Compiled, they are one operator: PyTorch's compiler would unroll them step by step. In training on a CPU, where that operator
-would run them again in the backward pass, an LSTM's are oneDNN's, and in place of the others our own layers run. Exported, they stay what they are, since
-ONNX has an operator for them; but with a number of steps that is not fixed, which PyTorch's cannot be exported with.
+would run them again in the backward pass, an LSTM's are oneDNN's, and in place of the others our own layers run. Exported,
+they stay what they are, since ONNX has an operator for them; but with a number of steps that is not fixed, which PyTorch's
+cannot be exported with.
 """
 
 from __future__ import annotations
