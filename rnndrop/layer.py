@@ -18,6 +18,7 @@ from .ops import dropout as dropout_operator
 from .ops import layer as layer_operator
 from .ops.eager import by_operations, computes_now, in_transform, is_exporting
 from .ops.mask import sequence_mask
+from .ops.seed import drawn_seed
 from .steps import Steps
 
 
@@ -203,7 +204,7 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device, batch: int = 1)
     If None, it is drawn from that device's generator.
     """
     if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+        return drawn_seed(device)
     seed = check_seed(seed, batch)
     if isinstance(seed, Tensor):
         if seed.shape == (0,):  # one for each of no sequences, and the weights have a mask nevertheless

@@ -16,14 +16,15 @@ def operator(
     fake: Callable[..., Any],
     backward: Callable[..., Any] | None = None,
     save: Callable[..., None] | None = None,
+    random: bool = False,
 ) -> Any:
     """Registers ``torch.ops.rnndrop.<name>``, of functions as torch.library's register_fake and register_autograd take them.
 
     Not by torch.library.custom_op, which adds a third to the price of a call in a compiled graph, for checks of what the
     operator returns that opcheck makes in the tests.
     """
-    qualified = f"rnndrop::{name}"
-    torch.library.define(qualified, schema, tags=torch.Tag.pt2_compliant_tag)
+    qualified, tags = f"rnndrop::{name}", [torch.Tag.pt2_compliant_tag, *[torch.Tag.nondeterministic_seeded] * random]
+    torch.library.define(qualified, schema, tags=tags)
     torch.library.impl(qualified, "default", _disable_dynamo(forward))  # after a graph break it would compile `forward`
     torch.library.register_fake(qualified, fake)
     if backward is not None:

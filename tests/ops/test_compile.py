@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
@@ -61,14 +62,18 @@ def test_dynamic_shapes_and_inductor():
 
 
 def test_draws_and_inductor():
-    """Without a seed each call has fresh masks, repeated by manual_seed."""
+    """Without a seed each call, and each of two in one graph, has fresh masks: after manual_seed, those of eager mode."""
     module, x = rnn(), torch.randn(5, 3, 4)
-    compiled = torch.compile(module, fullgraph=True)
-    torch.manual_seed(1)
-    first, second = compiled(x)[0], compiled(x)[0]
-    assert not torch.equal(first, second)
-    torch.manual_seed(1)
-    assert torch.equal(compiled(x)[0], first)
+
+    def twice(x):
+        return module(x)[0], module(x)[0]
+
+    compiled, drawn = torch.compile(twice, fullgraph=True), []
+    for run in (compiled, twice):
+        torch.manual_seed(1)
+        drawn.append([*run(x), *run(x)])
+    assert_same(*drawn)
+    assert len({tuple(y.flatten().tolist()) for y in drawn[0]}) == 4
 
 
 def test_tanh_dropout_and_inductor():
@@ -176,3 +181,15 @@ def test_a_state_that_is_transposed():
     x, compiled = torch.randn(5, 3, 4), torch.compile(module, fullgraph=True, backend="aot_eager")
     assert not hx.is_contiguous()
     assert_same(results(compiled, x, hx=hx, seed=1), results(module, x, hx=hx, seed=1))
+
+
+def test_operators_are_not_compiled_themselves():
+    """Where Dynamo leaves a frame to Python, as after a graph break, it looks at what that calls."""
+    seed, counter = torch.tensor([3]), torch._dynamo.testing.CompileCounter()
+
+    @torch._dynamo.decorators.skip
+    def left_to_python():
+        return torch.ops.rnndrop.mask(seed, 8, 0.5, None, 0, "bytes", "step", 4, 3, 12, None, None)
+
+    torch.compile(left_to_python, backend=counter)()
+    assert counter.frame_count == 0
