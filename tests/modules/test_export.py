@@ -1,6 +1,7 @@
 """What leaves Python: torch.export, AOTInductor, ONNX, traces. In evaluation they give what the module gives."""
 
 import io
+import itertools
 
 import onnxruntime
 import pytest
@@ -33,16 +34,28 @@ def assert_close(found, expected):
 
 
 @each_cell
-@pytest.mark.parametrize("case", ["evaluation", "zoneout", "training"])
-def test_an_export_for_every_length_and_batch(cell, case):
+@pytest.mark.parametrize("case, strict", [("evaluation", False), *itertools.product(["zoneout", "training"], [False, True])])
+def test_an_export_for_every_length_and_batch(cell, case, strict):
     rates = dropping(cell) if case == "evaluation" else inside(cell)
     rnn = module(cell, num_layers=2, bidirectional=True, batch_first=True, **rates).train(case == "training")
     seeds = [dict(seed=torch.tensor([seed])) if case == "training" else {} for seed in (3, 4)]
     shapes = dict(input={0: B, 1: T}) | dict.fromkeys(seeds[0])
-    exported = torch.export.export(rnn, (torch.randn(3, 5, 4),), seeds[0], dynamic_shapes=shapes)
+    exported = torch.export.export(rnn, (torch.randn(3, 5, 4),), seeds[0], dynamic_shapes=shapes, strict=strict)
     for program in (exported, exported.run_decompositions()):
         x = torch.randn(6, 9, 4)
         assert_close(flat(program.module()(x, **seeds[1])), flat(rnn(x, **seeds[1])))
+
+
+@pytest.mark.parametrize("name", [*CELLS, *[f"{cell}Cell" for cell in CELLS]])
+def test_a_strict_export_of_a_model_in_evaluation(name):
+    """For every batch; without zoneout the program has PyTorch's own operators alone, as of torch.nn's."""
+    rates = dropping(name.removesuffix("Cell"))
+    model = nn.Sequential(nn.Linear(5, 4), module(name, **rates)).eval()
+    shape = (3, 5) if name.endswith("Cell") else (6, 3, 5)
+    exported = torch.export.export(model, (torch.randn(shape),), dynamic_shapes=({len(shape) - 2: B},), strict=True)
+    assert not [node for node in exported.graph.nodes if "rnndrop" in str(node.target)]
+    x = torch.randn(*shape[:-2], 7, 5)
+    assert_close(flat(exported.module()(x)), flat(model(x)))
 
 
 def test_a_package_of_aot_inductor(tmp_path):
