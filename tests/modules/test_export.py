@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 import rnndrop
-from tests.helpers import inside
+from tests.helpers import assert_equal, inside
 from tests.modules.checks import flat
 
 CELLS = ("RNN", "GRU", "LSTM")
@@ -128,21 +128,28 @@ def test_a_trace_of_evaluation_for_every_length_and_batch(cell):
 
 
 class Model(nn.Module):
-    def __init__(self, rnn):
+    def __init__(self, rnn, with_hx):
         super().__init__()
-        self.rnn = rnn
-        self.linear = nn.Linear(8, 2)
+        self.before, self.rnn, self.after, self.with_hx = nn.Linear(5, 4), rnn, nn.Linear(8, 2), with_hx
 
-    def forward(self, x, hx):
-        found = self.rnn(x, hx, seed=3)
-        return self.linear(found[0] if isinstance(self.rnn, rnndrop.modules.base.RNNBase) else found)
+    def forward(self, x, h, c, seed):
+        hx = (h, c) if isinstance(self.rnn, (rnndrop.LSTM, rnndrop.LSTMCell)) else h
+        found = self.rnn(self.before(x), hx if self.with_hx else None, seed=seed)
+        first = found if isinstance(self.rnn, (rnndrop.RNNCell, rnndrop.GRUCell)) else found[0]
+        return self.after(first), found
 
 
-@pytest.mark.parametrize("name", [*CELLS, "RNNCell", "GRUCell"])
-def test_a_leaf_of_a_symbolic_trace(name):
-    model = Model(module(name, hidden_dropout=0.5))
+@pytest.mark.parametrize("with_hx", [False, True])
+@pytest.mark.parametrize("name", [*CELLS, *[f"{cell}Cell" for cell in CELLS]])
+def test_a_leaf_of_a_symbolic_trace(name, with_hx):
+    """One graph for training and for evaluation, of which zoneout leaves something."""
+    model = Model(module(name, **inside(name.removesuffix("Cell"))), with_hx)
     graph = torch.fx.symbolic_trace(model)
-    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["rnn", "linear"]
-    x, state = torch.randn(5, 3, 4), torch.randn(1, 3, 8)
-    given = (x[0], state[0]) if "Cell" in name else (x, (state, state) if name == "LSTM" else state)
-    assert torch.equal(graph(*given), model(*given))
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["before", "rnn", "after"]
+    x, states = torch.randn(6, 3, 5), torch.randn(2, 1, 3, 8)
+    given = (x[0], *states[:, 0], torch.tensor(3)) if name.endswith("Cell") else (x, *states, torch.tensor(3))
+    results = []
+    for training in (True, False):
+        results.append(flat(model.train(training)(*given)))
+        assert_equal(flat(graph.train(training)(*given)), results[-1])
+    assert not torch.equal(results[0][0], results[1][0])
