@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ..autocast import autocasts, cast, dtype_beside
+from ..autocast import autocasts, cast, compute_dtype, dtype_beside
 from ..cell import CELLS, Cell, Weights
 from ..checks import check_dtype, check_length, check_tensors
 from ..dispatch import mask_form
@@ -224,11 +224,13 @@ class RNNBase(LayerAttributes, nn.Module):
         if seed is not None:
             check_seed(seed, batch)
         dropouts = self._dropouts if self.training else self._dropouts.in_evaluation()
+        dtypes = self._dtypes(input, states, batch_sizes) if autocasts(input.device.type) else None
         if not dropouts.any(self.num_layers) and self._by_torch(input, states, batch_sizes):
-            return self._torch_layers(input, states, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
+            found = self._torch_layers(input, states, self._flat_weights, batch_sizes, self.num_layers, self.batch_first)
+            return _as(dtypes, *found) if torch.compiler.is_compiling() else found
         batch_first = batch_sizes is None and self.batch_first
         x = input.transpose(0, 1) if batch_first else input
-        output, ends = self._with_dropout(x, states, dropouts, seed, batch, batch_sizes, order)
+        output, ends = _as(dtypes, *self._with_dropout(x, states, dropouts, seed, batch, batch_sizes, order))
         if is_distributed(x):
             output, *ends = [distributed(y, x) for y in (output, *ends)]
         return output.transpose(0, 1) if batch_first else output, ends
@@ -248,7 +250,7 @@ class RNNBase(LayerAttributes, nn.Module):
             checked_batch_sizes(batch_sizes, x.shape[0])
             if order is not None:
                 check_order(order, batch)
-        steps, beside = Steps.of(x, batch, batch_sizes), dtype_beside(states[0])
+        steps = Steps.of(x, batch, batch_sizes)
         x, states, layers = self._cast_and_checked(x, states, batch)
         drawn = dropouts.inside if self.training else ()
         strategy = "torch"
@@ -263,7 +265,7 @@ class RNNBase(LayerAttributes, nn.Module):
         x, states = self._layers(x, states, layers, dropouts, masks, steps, strategy)
         if masks is not None and "output" in dropouts.on:
             x = outside_dropout(x, "output", dropouts, masks._replace(layer=self.num_layers - 1), self.num_directions)
-        return (x.to(beside), [state.to(beside) for state in states]) if self.mode == "GRU" else (x, states)
+        return x, states
 
     def _dropped_before(
         self, x: Tensor, layers: list[list[Weights]], dropouts: Dropouts, masks: MaskSource
@@ -373,6 +375,14 @@ class RNNBase(LayerAttributes, nn.Module):
         step = self.num_directions
         return x, states, [every[i : i + step] for i in range(0, len(every), step)]
 
+    def _dtypes(self, input: Tensor, states: Sequence[Tensor], batch_sizes: Tensor | None) -> list[torch.dtype]:
+        """Those of the new states, as torch.nn's under autocast: an RNN's and a projected one are products, the others sums
+        with the old one. A padded LSTM is oneDNN's, which casts all; where oneDNN has no 16 bits, nn.LSTM raises."""
+        product, beside = compute_dtype(input), dtype_beside(states[-1])
+        if self.cell.name == "RNN" or (self.cell.name == "LSTM" and batch_sizes is None and not self.proj_size):
+            beside = product
+        return [product if self.proj_size else beside, beside][: len(states)]
+
     def _check_dtypes(self, input: Tensor, states: Sequence[Tensor] | Tensor) -> None:
         for name, state in zip(("hx", "cx"), states, strict=False):
             if state.dtype != input.dtype and not autocasts(input.device.type):
@@ -424,6 +434,15 @@ def _hidden(states: Sequence[Tensor] | Tensor) -> Any:
 
 def _states(hidden: Any) -> list[Tensor]:
     return [hidden] if isinstance(hidden, Tensor) else [*hidden]
+
+
+def _as(dtypes: Sequence[torch.dtype] | None, output: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    """An output and states of these dtypes, if any are given; the output's is that of the first state."""
+    if dtypes is None:
+        return output, states
+    given = zip((output, *states), (dtypes[0], *dtypes), strict=True)
+    output, *states = [x if x.dtype == dtype else x.to(dtype) for x, dtype in given]
+    return output, states
 
 
 def _weight_names(num_layers: int, bidirectional: bool, bias: bool, projected: bool) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """What leaves Python: torch.export, AOTInductor, ONNX, traces. In evaluation they give what the module gives."""
 
 import io
+import itertools
 
 import onnxruntime
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 import rnndrop
-from tests.helpers import inside
+from tests.helpers import assert_equal, inside
 from tests.modules.checks import flat
 
 CELLS = ("RNN", "GRU", "LSTM")
@@ -33,16 +34,28 @@ def assert_close(found, expected):
 
 
 @each_cell
-@pytest.mark.parametrize("case", ["evaluation", "zoneout", "training"])
-def test_an_export_for_every_length_and_batch(cell, case):
+@pytest.mark.parametrize("case, strict", [("evaluation", False), *itertools.product(["zoneout", "training"], [False, True])])
+def test_an_export_for_every_length_and_batch(cell, case, strict):
     rates = dropping(cell) if case == "evaluation" else inside(cell)
     rnn = module(cell, num_layers=2, bidirectional=True, batch_first=True, **rates).train(case == "training")
     seeds = [dict(seed=torch.tensor([seed])) if case == "training" else {} for seed in (3, 4)]
     shapes = dict(input={0: B, 1: T}) | dict.fromkeys(seeds[0])
-    exported = torch.export.export(rnn, (torch.randn(3, 5, 4),), seeds[0], dynamic_shapes=shapes)
+    exported = torch.export.export(rnn, (torch.randn(3, 5, 4),), seeds[0], dynamic_shapes=shapes, strict=strict)
     for program in (exported, exported.run_decompositions()):
         x = torch.randn(6, 9, 4)
         assert_close(flat(program.module()(x, **seeds[1])), flat(rnn(x, **seeds[1])))
+
+
+@pytest.mark.parametrize("name", [*CELLS, *[f"{cell}Cell" for cell in CELLS]])
+def test_a_strict_export_of_a_model_in_evaluation(name):
+    """For every batch; without zoneout the program has PyTorch's own operators alone, as of torch.nn's."""
+    rates = dropping(name.removesuffix("Cell"))
+    model = nn.Sequential(nn.Linear(5, 4), module(name, **rates)).eval()
+    shape = (3, 5) if name.endswith("Cell") else (6, 3, 5)
+    exported = torch.export.export(model, (torch.randn(shape),), dynamic_shapes=({len(shape) - 2: B},), strict=True)
+    assert not [node for node in exported.graph.nodes if "rnndrop" in str(node.target)]
+    x = torch.randn(*shape[:-2], 7, 5)
+    assert_close(flat(exported.module()(x)), flat(model(x)))
 
 
 def test_a_package_of_aot_inductor(tmp_path):
@@ -115,21 +128,28 @@ def test_a_trace_of_evaluation_for_every_length_and_batch(cell):
 
 
 class Model(nn.Module):
-    def __init__(self, rnn):
+    def __init__(self, rnn, with_hx):
         super().__init__()
-        self.rnn = rnn
-        self.linear = nn.Linear(8, 2)
+        self.before, self.rnn, self.after, self.with_hx = nn.Linear(5, 4), rnn, nn.Linear(8, 2), with_hx
 
-    def forward(self, x, hx):
-        found = self.rnn(x, hx, seed=3)
-        return self.linear(found[0] if isinstance(self.rnn, rnndrop.modules.base.RNNBase) else found)
+    def forward(self, x, h, c, seed):
+        hx = (h, c) if isinstance(self.rnn, (rnndrop.LSTM, rnndrop.LSTMCell)) else h
+        found = self.rnn(self.before(x), hx if self.with_hx else None, seed=seed)
+        first = found if isinstance(self.rnn, (rnndrop.RNNCell, rnndrop.GRUCell)) else found[0]
+        return self.after(first), found
 
 
-@pytest.mark.parametrize("name", [*CELLS, "RNNCell", "GRUCell"])
-def test_a_leaf_of_a_symbolic_trace(name):
-    model = Model(module(name, hidden_dropout=0.5))
+@pytest.mark.parametrize("with_hx", [False, True])
+@pytest.mark.parametrize("name", [*CELLS, *[f"{cell}Cell" for cell in CELLS]])
+def test_a_leaf_of_a_symbolic_trace(name, with_hx):
+    """One graph for training and for evaluation, of which zoneout leaves something."""
+    model = Model(module(name, **inside(name.removesuffix("Cell"))), with_hx)
     graph = torch.fx.symbolic_trace(model)
-    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["rnn", "linear"]
-    x, state = torch.randn(5, 3, 4), torch.randn(1, 3, 8)
-    given = (x[0], state[0]) if "Cell" in name else (x, (state, state) if name == "LSTM" else state)
-    assert torch.equal(graph(*given), model(*given))
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["before", "rnn", "after"]
+    x, states = torch.randn(6, 3, 5), torch.randn(2, 1, 3, 8)
+    given = (x[0], *states[:, 0], torch.tensor(3)) if name.endswith("Cell") else (x, *states, torch.tensor(3))
+    results = []
+    for training in (True, False):
+        results.append(flat(model.train(training)(*given)))
+        assert_equal(flat(graph.train(training)(*given)), results[-1])
+    assert not torch.equal(results[0][0], results[1][0])

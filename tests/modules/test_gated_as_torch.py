@@ -336,16 +336,14 @@ def test_frozen_leaves(cell, frozen):
 
 @each_cell
 @modes
-@pytest.mark.parametrize("case", ["none", "inside"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast(cell, training, case, dtype):
-    """The dtypes of torch.nn's; gradients of the parameters' dtype; float64 stays as it is."""
-    rnn = make_rnn(cell, dtype=torch.float32, **(inside(cell) if case == "inside" else {})).train(training)
+def test_autocast(cell, training, dtype):
+    """What float64 gives, but for the rounding; gradients of the parameters' dtype; float64 stays as it is."""
+    rnn = make_rnn(cell, dtype=torch.float32, **inside(cell)).train(training)
     x, hx = inputs_of(rnn)
     for given in ((x.to(dtype), hx), (x.to(dtype),)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs, expected = flat(rnn(*given, seed=1)), flat(rnn.to_torch()(*given))
-        assert [y.dtype for y in outputs] == [y.dtype for y in expected]
+            outputs = flat(rnn(*given, seed=1))
         exact = flat(copy.deepcopy(rnn).double()(*[changed(v, torch.Tensor.double) for v in given], seed=1))
         assert_near([y.bfloat16() for y in outputs], exact)
     sum(y.float().sum() for y in outputs).backward()
