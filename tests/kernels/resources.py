@@ -2,13 +2,16 @@
 
     python -m tests.kernels.resources [WORD ...]   fail where a kernel spills or does not fit, or the table is stale
     python -m tests.kernels.resources --write      write the table
+    python -m tests.kernels.resources --sample     only one kernel of each strategy and cell, for two targets
 
-The kernels are those of `launches`, and `resident` and `cooperative`, whose tiles depend on the device, at more sizes.
-Triton's cache makes the second time cheap.
+The kernels are those of `cases`. All take half an hour of a core; Triton's cache makes the second time cheap. The table has a
+fingerprint of the code it was made from, so that a test can say without compiling whether it is today's.
 """
 
 import argparse
+import ast
 import concurrent.futures
+import hashlib
 import multiprocessing
 import pathlib
 import re
@@ -16,84 +19,18 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
-from rnndrop.cell import CELLS
-from rnndrop.kernels import plan
-from rnndrop.kernels.launch import Device
-from rnndrop.kernels.plan import BOTH_DIRECTIONS, Extras
+from .cases import TARGETS, cases
 
-from .launches import LAUNCHES, gated_sequence, sequence
-
-TABLE = pathlib.Path(__file__).parents[2] / "kernels" / "RESOURCES.md"
-
-# Shared memory that one block may have, and multiprocessors: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090, MI300X.
-TARGETS = {
-    "sm_80": (166912, 108),
-    "sm_86": (101376, 82),
-    "sm_89": (101376, 128),
-    "sm_90": (232448, 132),
-    "sm_100": (232448, 148),
-    "sm_120": (101376, 170),
-    "gfx942": (65536, 304),
-}
-
-# Of the shapes with padding the ones with the most registers, padded to whole vector accesses (101, 250) and not (100).
-# fp16, which is like bf16, not at every size.
-KINDS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SIZES = {
-    "resident": {
-        64: ("fp32", "tf32", "bf16"),
-        100: ("fp32",),
-        101: ("fp32", "bf16"),
-        128: tuple(KINDS),
-        250: ("fp16", "bf16"),
-        256: ("fp16", "bf16"),
-    },
-    "cooperative": {
-        101: ("fp32",),
-        250: ("fp32", "bf16"),
-        512: ("fp32", "tf32", "bf16"),
-        1001: ("tf32", "bf16"),
-        1024: tuple(KINDS),
-        2048: ("fp32", "tf32", "bf16"),
-    },
-}
-
-GATED = ("LSTM", "GRU")
-GATED_SIZES = {
-    "resident": {32: ("fp32",), 64: ("tf32",), 101: ("bf16",), 128: ("bf16",)},
-    "cooperative": {512: ("fp32", "tf32"), 1024: ("bf16",)},
-}
-QUICK = ("sm_90",)  # targets of the gated kernels in a test, which would take twenty minutes for all
+ROOT = pathlib.Path(__file__).parents[2]
+TABLE = ROOT / "kernels" / "RESOURCES.md"
+SAMPLE = ("sm_80", "sm_90")  # targets that a test compiles for
 
 PAIR = 8  # bytes that may be spilled: ptxas gives up two registers to fit one program more on a multiprocessor
-
-
-class Variant(NamedTuple):
-    """What a layer has besides its shape."""
-
-    kinds: tuple[str, ...] = ("hidden",)  # of masks
-    packed: bool = False
-    directions: int = 1
-
-    @property
-    def extras(self) -> Extras:
-        return Extras(self.kinds, self.packed, self.directions)
-
-
-BOTH = ("hidden", "recurrent")
-VARIANTS = {
-    "": Variant(),
-    ", both masks": Variant(BOTH),
-    ", all masks": Variant((*BOTH, "zoneout")),
-    ", packed": Variant(BOTH, packed=True),
-    ", both directions": Variant(BOTH, directions=2),
-}
-SCARCE = {(128, "fp32"), (250, "bf16"), (256, "bf16"), (1024, "fp32"), (1024, "bf16")}
 
 HEAD = """# What the kernels take of a multiprocessor
 
@@ -102,86 +39,50 @@ gfx942 512. No kernel spills or has a stack, but for "+ n": at most 8 bytes, two
 there are more, to fit one program more on a multiprocessor; on gfx942, n scalar registers kept in vector registers, not in
 memory. A dash: the plan refuses that shape there, and another strategy runs it.
 Triton {version} only, others compile to other numbers; written by `python -m tests.kernels.resources --write`.
+Fingerprint of the code: {fingerprint}.
 
 """
 
 
-def shapes() -> Iterator[tuple[str, int, str]]:
-    """Strategy, H and kind of number of the kernels whose tiles depend on the device."""
-    for strategy, sizes in SIZES.items():
-        for H, kinds in sizes.items():
-            for kind in kinds:
-                yield strategy, H, kind
+def sources() -> dict[str, str]:
+    """The code that decides the numbers: kernels, launchers, plan and cases."""
+    names = sorted(f"kernels/{path.name}" for path in TABLE.parent.glob("*.py"))
+    names += ["rnndrop/cell.py", "tests/kernels/cases.py", "tests/kernels/launches.py"]
+    return {name: (ROOT / name).read_text() for name in names}
 
 
-def gated_shapes() -> Iterator[tuple[str, str, int, str]]:
-    """Strategy, cell, H and kind of number."""
-    for strategy, sizes in GATED_SIZES.items():
-        for cell in GATED:
-            for H, kinds in sizes.items():
-                for kind in kinds:
-                    yield strategy, cell, H, kind
+def fingerprint(sources: Mapping[str, str]) -> str:
+    """Of what the code does: the same with other comments, docstrings and line breaks."""
+    code = {name: _code(ast.parse(text)) for name, text in sources.items()}
+    return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
 
 
-def gated_variants(cell: str, H: int) -> dict[str, Variant]:
-    """With every kind of mask, or as many as run, where registers are scarce."""
-    if H not in (128, 1024):
-        return {"": Variant()}
-    every = CELLS[cell].kinds
-    zoneouts = tuple(kind for kind in every if "zoneout" in kind)
-    return {
-        "": Variant(),
-        ", four masks": Variant((*BOTH, *zoneouts) if cell == "LSTM" else every),
-        ", all masks": Variant(every),
-        ", packed": Variant(BOTH, packed=True),
-    }
+def _code(node: Any) -> Any:
+    """A syntax tree without docstrings, and without empty fields, which differ from one Python to the next."""
+    if isinstance(node, list):
+        return [_code(x) for x in node if not (isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant))]
+    if not isinstance(node, ast.AST):
+        return node
+    return type(node).__name__, {name: _code(value) for name, value in ast.iter_fields(node) if value not in (None, [])}
 
 
-def refusal(strategy: str, H: int, kind: str, device: Device, variant: Variant = VARIANTS[""], cell: str = "RNN_TANH") -> str:
-    """Why a strategy cannot run, or ""."""
-    if variant.directions == 2 and strategy not in BOTH_DIRECTIONS:
-        return "it takes one direction after the other"
-    return plan.refusal(strategy, H, 16, KINDS[kind], device, tf32=kind == "tf32", cell=cell, extras=variant.extras)
+def one_of_each(kernels: Iterable[tuple[str, Callable]]) -> Iterable[tuple[str, Callable]]:
+    """The first case of each strategy, cell and direction, whatever its size, dtype and masks."""
+    first: dict[str, tuple[str, Callable]] = {}
+    for name, run in kernels:
+        first.setdefault(re.split(r" H=| \w+$", name)[0], (name, run))
+    return first.values()
 
 
-def refused(device: Device) -> list[str]:
-    """The shapes that do not run on the device."""
-    return [f"{strategy} H={H} {kind}" for strategy, H, kind in shapes() if refusal(strategy, H, kind, device)]
-
-
-def cases(device: Device, gated: bool = True) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name and launch of each kernel that runs on the device; with more masks too where registers are scarce. `gated`: those of
-    a GRU and an LSTM too."""
-    for launch in LAUNCHES:
-        skipped = launch.strategy in SIZES or (not gated and any(cell in launch.name for cell in GATED))
-        for dtype in () if skipped else launch.dtypes:
-            yield f"{launch.name} {str(dtype)[6:]}", lambda run=launch.run, T=launch.sizes[1], d=dtype: run(T, d, "meta")
-    for strategy, H, kind in shapes():
-        for words in VARIANTS if (H, kind) in SCARCE else ("",):
-            variant = VARIANTS[words]
-            if refusal(strategy, H, kind, device, variant):
-                continue
-            for direction, run in sequence(strategy, H, tf32=kind == "tf32", **variant._asdict()).items():
-                name = f"{strategy} {direction} H={H} {kind}{words}"
-                yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
-    for strategy, cell, H, kind in gated_shapes() if gated else ():
-        for words, variant in gated_variants(cell, H).items():
-            if refusal(strategy, H, kind, device, variant, cell):
-                continue
-            options = {"tf32": kind == "tf32", "kinds": variant.kinds, "packed": variant.packed}
-            for direction, run in gated_sequence(strategy, cell, H, **options).items():
-                name = f"{strategy} {cell} {direction} H={H} {kind}{words}"
-                yield name, lambda run=run, dtype=KINDS[kind]: run(4, dtype, "meta")
-
-
-def compile_all(name: str, words: list[str], gated: bool) -> dict[str, str]:
+def compile_all(name: str, words: Iterable[str] = (), sample: bool = False) -> dict[str, str]:
     """The table's column of one target: kernel -> registers / shared memory."""
     from rnndrop.kernels import launch
 
     warnings.simplefilter("ignore")
     driver = install(name)
     column = {}
-    for kernel, run in cases(launch.device_of(torch.device("meta")), gated):
+    kernels = cases(launch.device_of(torch.device("meta")))
+    for kernel, run in one_of_each(kernels) if sample else kernels:
         if all(word in kernel for word in words):
             driver.utils.loaded.clear()
             run()
@@ -290,12 +191,12 @@ def _gathers_on_amd() -> bool:
     return tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 
 
-def compile_for_all(words: list[str], quick: bool) -> dict[str, dict[str, str]]:
+def compile_for_all(words: list[str], sample: bool) -> dict[str, dict[str, str]]:
     """The table's columns, two targets at a time, those that take longest first."""
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         targets = [name for name in TARGETS if name != "gfx942" or _gathers_on_amd()]
-        order = dict.fromkeys((*QUICK, "sm_100", *targets))
-        jobs = {name: pool.submit(compile_all, name, words, not quick or name in QUICK) for name in order}
+        order = SAMPLE if sample else dict.fromkeys(("sm_90", "sm_100", *targets))
+        jobs = {name: pool.submit(compile_all, name, words, sample) for name in order}
         return {name: jobs[name].result() if name in jobs else {} for name in TARGETS}
 
 
@@ -318,11 +219,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--quick", action="store_true", help=f"kernels of a GRU and an LSTM only for {' and '.join(QUICK)}")
+    parser.add_argument("--sample", action="store_true", help=f"one of each strategy and cell, for {' and '.join(SAMPLE)}")
     parser.add_argument("words", nargs="*", metavar="WORD", help="only kernels with these words in their names")
     options = parser.parse_args()
-    columns = compile_for_all(options.words, options.quick)
-    rows, head = table(columns), HEAD.format(version=triton.__version__)
+    columns = compile_for_all(options.words, options.sample)
+    rows, head = table(columns), HEAD.format(version=triton.__version__, fingerprint=fingerprint(sources()))
     bad = [line for line in rows.splitlines() if "SPILLS" in line or "DOES NOT FIT" in line]
     if options.words:
         print(rows)
@@ -334,7 +235,7 @@ def main() -> None:
         TABLE.write_text(head + rows)
     elif f"Triton {triton.__version__} " not in TABLE.read_text():
         print("all kernels fit, none spills; the table is another Triton's")
-    elif not is_fresh(columns, TABLE.read_text()) or not (options.quick or TABLE.read_text() == head + rows):
+    elif not is_fresh(columns, TABLE.read_text()) or not (options.sample or TABLE.read_text() == head + rows):
         sys.exit(f"{TABLE.name} is stale: run python -m tests.kernels.resources --write\n{rows}")
 
 

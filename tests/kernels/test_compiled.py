@@ -1,7 +1,7 @@
 """The kernels as compiled code for devices that need not be there."""
 
+import ast
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -9,10 +9,10 @@ import pytest
 
 from tests.triton_driver import backend
 
+from .resources import ROOT, TABLE, fingerprint, sources
+
 if backend() not in ("interpreter", "cuda"):
     pytest.skip("the same with any --triton-driver", allow_module_level=True)
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(*arguments):
@@ -23,9 +23,44 @@ def run(*arguments):
     return process.stdout
 
 
-def test_no_kernel_spills_and_the_table_is_fresh():
-    """Compiles every kernel for every device, those of a GRU and an LSTM for one. Triton keeps what it has compiled."""
-    run("-m", "tests.kernels.resources", "--quick")
+def rewritten(text):
+    """Without its comments and line breaks, and with other docstrings."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            node.body[0].value.value = "Other words."
+    return ast.unparse(tree)
+
+
+def test_the_table_is_of_todays_code():
+    stale = f"{TABLE.name} is of other code: run python -m tests.kernels.resources --write"
+    assert f"Fingerprint of the code: {fingerprint(sources())}." in TABLE.read_text(), stale
+
+
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("kernels/product.py", "tl.where(column < H,", "tl.where(column <= H,"),
+        ("kernels/plan.py", "MOST_REGISTERS = 128", "MOST_REGISTERS = 129"),
+        ("rnndrop/cell.py", "saved=(4, 1)", "saved=(1, 4)"),
+        ("tests/kernels/cases.py", "64: (", "65: ("),
+    ],
+)
+def test_other_code_has_another_fingerprint(name, old, new):
+    found = sources()
+    assert old in found[name]
+    assert fingerprint(found | {name: found[name].replace(old, new, 1)}) != fingerprint(found)
+
+
+def test_other_comments_have_the_same_fingerprint():
+    found = sources()
+    others = {name: rewritten(text) for name, text in found.items()}
+    assert others != found and fingerprint(others) == fingerprint(found)
+
+
+def test_no_kernel_of_a_sample_spills_and_the_table_has_its_numbers():
+    """A kernel of each strategy and cell; `python -m tests.kernels.resources` compiles all, in half an hour."""
+    run("-m", "tests.kernels.resources", "--sample")
 
 
 def test_sizes_rates_and_streams_do_not_compile_again():

@@ -53,13 +53,13 @@ COMPILE = """if True:
     import sys
     import torch
     from rnndrop.kernels import launch
-    from tests.kernels import resources
+    from tests.kernels import cases, resources
     if __name__ == "__main__":
         for name in sys.argv[1:]:
-            for kernel, text in resources.compile_all(name, [], gated=True).items():
+            for kernel, text in resources.compile_all(name).items():
                 print("KERNEL", name, kernel, "=", text)
             device = launch.device_of(torch.device("meta"))
-            for case in resources.refused(device):
+            for case in cases.refused(device):
                 print("REFUSED", name, case)
 """
 
