@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Steps:
     def _found_runs(self) -> tuple[Run, ...]:
         if self.batch_sizes is None:
             return (Run(0, self.count, self.batch),)
-        sizes = self.batch_sizes.numpy()
+        sizes = numbers(self.batch_sizes)
         first = np.flatnonzero(np.diff(sizes, prepend=-1))  # the first step of each run
         start = np.concatenate(([0], np.cumsum(sizes)))[first]
         steps = np.diff(first, append=len(sizes))
@@ -135,11 +135,16 @@ class Steps:
         return self.without_padding(x.repeat(self.count, *[1] * (x.dim() - 1)))
 
 
+def numbers(x: Tensor) -> np.ndarray[Any, Any]:
+    """What a tensor on the CPU holds; torch.func.grad and jvp refuse to show it as an array, but not as a list."""
+    return np.asarray(x.tolist()) if torch._C._are_functorch_transforms_active() else x.numpy()
+
+
 def check_order(order: Tensor, batch: int) -> None:
     """RuntimeError where the sorted indices of packed data are not those of `batch` sequences. What a GPU holds is not read."""
     if order.shape != (batch,):
         raise RuntimeError(f"Expected sorted_indices size {(batch,)}, got {list(order.shape)}")
-    known = order.numpy() if order.device.type == "cpu" else np.arange(0)
+    known = numbers(order) if order.device.type == "cpu" else np.arange(0)
     if ((known < 0) | (known >= batch)).any():
         raise RuntimeError(f"sorted_indices should be from 0 to {batch - 1}, got {order.tolist()}")
 
@@ -147,7 +152,7 @@ def check_order(order: Tensor, batch: int) -> None:
 def checked_batch_sizes(batch_sizes: Iterable[int] | Tensor, rows: int) -> Tensor:
     """The batch sizes of packed data of that many rows, as an int64 tensor on the CPU. RuntimeError where they cannot be."""
     sizes = torch.as_tensor(batch_sizes, dtype=torch.int64, device="cpu")
-    known = sizes.numpy()
+    known = numbers(sizes)
     if known.size == 0 or known[-1] < 1 or (np.diff(known) > 0).any() or known.sum() != rows:
         raise RuntimeError(
             f"batch_sizes should be positive, never increase and add up to the {rows} rows of input, got {sizes.tolist()}"

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.nn.utils.rnn import PackedSequence
 
 import rnndrop
 from rnndrop.backends.cpu import Cpu
+from tests.modules.checks import flat
 
 SEED = 3
 CASES = {
@@ -18,6 +20,8 @@ CASES = {
     "expectation": dict(zoneout=0.3),
 }
 MORE = {"GRU": dict(candidate_dropout=0.2), "LSTM": dict(candidate_dropout=0.2, cell_dropout=0.2, cell_zoneout=0.2)}
+each_layer = pytest.mark.parametrize("layer", ["RNN", "LSTM", "GRU"])
+PACKED = torch.tensor([3, 2, 2, 1]), torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])  # batch sizes, the order and back
 CELL_KINDS = dict(hidden_dropout=0.3, recurrent_dropout=0.2, zoneout=0.2)
 
 
@@ -124,6 +128,51 @@ def test_gradients_of_each_sample(name, x):
     found = vmap(grad(loss), in_dims=(None, 0))(parameters, samples)
     for i, sample in enumerate(samples):
         assert_near({name: gradient[i] for name, gradient in found.items()}, grad(loss)(parameters, sample))
+
+
+def run_packed(module, data, parameters=None):
+    """The output's data and the states at the end, of three sequences that were not sorted."""
+    packed = PackedSequence(data, *PACKED)
+    parameters = dict(module.named_parameters()) if parameters is None else parameters
+    return flat(functional_call(module, parameters, (packed,), dict(seed=SEED)))
+
+
+@each_layer
+@pytest.mark.parametrize("case", ["every kind", "evaluation", "expectation"])
+def test_packed_data_and_an_ensemble_of_it(layer, case):
+    models, data = [make(layer, case) for _ in range(3)], torch.randn(3, 8, 3, dtype=torch.float64)
+    found = vmap(lambda data: run_packed(models[0], data))(data)
+    assert_near(found, [torch.stack(ys) for ys in zip(*(run_packed(models[0], one) for one in data), strict=True)])
+    assert_near(vmap(lambda x: run_packed(models[0], x), 1, 1)(data.transpose(0, 1)), [y.transpose(0, 1) for y in found])
+    found = vmap(lambda parameters: run_packed(models[0], data[0], parameters))(stack_module_state(models)[0])
+    assert_near(found, [torch.stack(ys) for ys in zip(*(run_packed(model, data[0]) for model in models), strict=True)])
+
+
+@each_layer
+@pytest.mark.parametrize("case", ["every kind", "expectation"])
+def test_derivatives_of_packed_data(layer, case):
+    """Of nothing but PyTorch's own layers, as in evaluation, torch.func has none."""
+    module = make(layer, case)
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    samples = torch.randn(2, 8, 3, dtype=torch.float64)
+
+    def loss(parameters, data):
+        return sum(y.square().sum() for y in run_packed(module, data, parameters))
+
+    found = vmap(grad(loss, (0, 1)), (None, 0))(parameters, samples)
+    for i, sample in enumerate(samples):
+        leaf = sample.clone().requires_grad_()
+        loss(dict(module.named_parameters()), leaf).backward()
+        assert_near(
+            {name: gradient[i] for name, gradient in found[0].items()}, {n: p.grad for n, p in module.named_parameters()}
+        )
+        assert_near(found[1][i], leaf.grad)
+        module.zero_grad()
+    along = torch.randn_like(samples[0])
+    _, tangents = jvp(lambda data: tuple(run_packed(module, data)), (samples[0],), (along,))
+    for number, tangent in enumerate(tangents):
+        jacobian = torch.autograd.functional.jacobian(lambda data, n=number: run_packed(module, data)[n], samples[0])
+        assert_near(tangent, (jacobian * along).sum((-1, -2)))
 
 
 def test_randomness(name, x):
