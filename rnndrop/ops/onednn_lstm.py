@@ -21,7 +21,7 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available()  # which the compiler does not
 def takes(mode: str, input: Tensor, states: Sequence[Tensor], batch_sizes: MaybeTensor) -> bool:
     """Whether PyTorch's own layers are oneDNN's."""
     padded_lstm = mode == "LSTM" and batch_sizes is None and states[0].shape == states[1].shape  # not projected
-    return padded_lstm and input.dtype == torch.float32 and HAS_ONEDNN
+    return padded_lstm and input.dtype == torch.float32 and input.numel() > 0 and HAS_ONEDNN
 
 
 def layers(

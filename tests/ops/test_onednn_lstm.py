@@ -87,13 +87,15 @@ def test_a_compiled_training_step_takes_it(options):
 
 
 @pytest.mark.parametrize(
-    "options, name",
-    [(dict(proj_size=3), "torch_layers"), (dict(dtype=torch.float64), "layer")],
+    "options, batch, name",
+    [(dict(proj_size=3), 3, "torch_layers"), (dict(dtype=torch.float64), 3, "layer"), ({}, 0, "layer")],
     ids=str,
 )
-def test_where_pytorchs_own_is_another(options, name):
+def test_where_pytorchs_own_is_another(options, batch, name):
     module, backend = rnndrop.LSTM(4, 8, **options), Backend()
-    torch.compile(module, fullgraph=True, backend=backend)(torch.randn(5, 3, 4, dtype=options.get("dtype")))
+    x = torch.randn(5, batch, 4, dtype=options.get("dtype"))
+    output, _ = torch.compile(module, fullgraph=True, backend=backend)(x)
+    torch.testing.assert_close(output, module(x)[0])
     (graph,) = backend.graphs
     assert [each for each, _ in graph if "lstm" in each or "layer" in each] == [f"rnndrop.{name}.default"]
 
