@@ -21,38 +21,44 @@ from typing import assert_type
 import rnndrop
 from rnndrop import functional
 
-rnn = rnndrop.RNN(4, 8, nonlinearity="relu", mask_scope="sequence", hidden_dropout=0.5)
 x = torch.zeros(5, 3, 4)
-output, h_n = rnn.forward(x, seed=3)
-assert_type(output, Tensor)
-assert_type(h_n, Tensor)
-packed, last = rnn.forward(pack_sequence([x[:, 0]]), h_n, seed=h_n)
-assert_type(packed, PackedSequence)
-assert_type(last, Tensor)
-called, _ = rnn(x)
-assert_type(called, Tensor)
-cell = rnndrop.RNNCell(4, 8, nonlinearity="tanh")
-assert_type(cell.forward(x[0]), Tensor)
-assert_type(cell(x[0]), Tensor)
+rnndrop.RNN(4, 8, nonlinearity="relu")
+rnndrop.RNNCell(4, 8, nonlinearity="tanh")
 assert_type(functional.tanh_dropout(x, strategy="cpu"), Tensor)
-assert_type(functional.rnn_layer(x, x[0], x[0], x[0], mask_scope="step", strategy="resident"), tuple[Tensor, Tensor])
+assert_type(functional.lstm_cell_dropout(x, x, x, cell_dropout=0.5, strategy="triton"), tuple[Tensor, Tensor])
+assert_type(functional.gru_cell_dropout(x, x, x, candidate_dropout=0.5, strategy="triton"), Tensor)
 assert_type(rnndrop.dropout_mask(1, 2, 3, 0.5), Tensor)
-assert_type(rnndrop.RNN.from_torch(torch.nn.RNN(4, 8)), rnndrop.RNN)
-assert_type(rnn.to_torch(), torch.nn.RNN)
-assert_type(rnndrop.RNNCell.from_torch(torch.nn.RNNCell(4, 8)), rnndrop.RNNCell)
-assert_type(cell.to_torch(), torch.nn.RNNCell)
 model: torch.nn.Sequential = rnndrop.to_torch(rnndrop.from_torch(torch.nn.Sequential(torch.nn.GRU(4, 8)), hidden_dropout=0.5))
-assert_type(rnndrop.explain(rnn, x).strategy, str)
-lstm = rnndrop.LSTM(4, 8, cell_dropout=0.5)
-gates, (h, c) = lstm(x)
-assert_type(gates, Tensor)
-assert_type(c, Tensor)
-assert_type(lstm(pack_sequence([x[:, 0]]), (h, c)), tuple[PackedSequence, tuple[Tensor, Tensor]])
-assert_type(rnndrop.GRU(4, 8)(x, seed=3), tuple[Tensor, Tensor])
-assert_type(rnndrop.GRUCell(4, 8)(x[0]), Tensor)
-assert_type(rnndrop.LSTMCell(4, 8)(x[0]), tuple[Tensor, Tensor])
-with rnndrop.monte_carlo(lstm) as sampled:
-    assert_type(sampled, rnndrop.LSTM)
+"""
+
+# Of each cell; `states` is the type of its states, `own` an argument that not every cell has, `call` the begin of a call.
+RIGHT_OF_A_LAYER = """
+def use_{name}(hx: {states}) -> None:
+    layer = rnndrop.{name}(4, 8, 2, mask_scope="sequence", hidden_dropout=0.5, input_dropout=0.5, {own})
+    packed = pack_sequence([x[:, 0]])
+    assert_type(layer(x), tuple[Tensor, {states}])
+    assert_type(layer(x, hx, seed=3), tuple[Tensor, {states}])
+    assert_type(layer.forward(x, seed=x), tuple[Tensor, {states}])
+    assert_type(layer(packed, hx, seed=x), tuple[PackedSequence, {states}])
+    assert_type(layer.forward(packed, hx, seed=3), tuple[PackedSequence, {states}])
+    assert_type(rnndrop.{name}.from_torch(torch.nn.{name}(4, 8)), rnndrop.{name})
+    assert_type(layer.to_torch(), torch.nn.{name})
+    assert_type(rnndrop.explain(layer, x).strategy, str)
+    with rnndrop.monte_carlo(layer) as sampled:
+        assert_type(sampled, rnndrop.{name})
+    found = functional.{call}, mask_scope="step", strategy="resident", zoneout=0.5, {own})
+    assert_type(found, tuple[Tensor, {states}])
+"""
+RIGHT_OF_A_CELL = """
+def use_{name}Cell(hx: {states}) -> None:
+    cell = rnndrop.{name}Cell(4, 8, hidden_dropout=0.5, {own})
+    assert_type(cell(x[0]), {states})
+    assert_type(cell(x[0], hx, seed=3), {states})
+    assert_type(cell.forward(x[0], hx, seed=x), {states})
+    assert_type(rnndrop.{name}Cell.from_torch(torch.nn.{name}Cell(4, 8)), rnndrop.{name}Cell)
+    assert_type(cell.to_torch(), torch.nn.{name}Cell)
+    with rnndrop.monte_carlo(cell) as sampled:
+        assert_type(sampled, rnndrop.{name}Cell)
 """
 
 WRONG = """
@@ -61,17 +67,64 @@ import rnndrop
 from rnndrop import functional
 
 x = torch.zeros(5, 3, 4)
+# Each line from here on is wrong.
 rnndrop.RNN(4, 8, nonlinearity="gelu")
-rnndrop.RNN(4, 8, mask_scope="steps")
 rnndrop.RNNCell(4, 8, nonlinearity="gelu")
-rnndrop.RNN(4, 8).forward(x, seed="3")
-rnndrop.RNN(4, 8).forward([x])
-functional.rnn_layer(x, x, x, x, strategy="gpu")
-functional.rnn_layer(x, x, x, x, mask_scope="steps")
 functional.rnn_layer(x, x, x, x, nonlinearity="gelu")
 functional.tanh_dropout(x, strategy="resident")
+functional.lstm_cell_dropout(x, x, x, strategy="resident")
+functional.gru_cell_dropout(x, x, x, strategy="resident")
 rnndrop.from_torch(rnndrop.RNN(4, 8), hidden_drop=0.5)
 """
+WRONG_OF_EITHER = """
+rnndrop.{name}{end}(4, 8, hidden_drop=0.5)
+rnndrop.{name}{end}(4, 8, {not_own})
+rnndrop.{name}{end}(4, 8).forward(x, seed="3")
+rnndrop.{name}{end}(4, 8)(x, seed="3")
+rnndrop.{name}{end}(4, 8).forward([x])
+rnndrop.{name}{end}(4, 8)(x, {not_states})
+"""
+WRONG_OF_A_LAYER = """
+rnndrop.{name}(4, 8, mask_scope="steps")
+functional.{call}, strategy="gpu")
+functional.{call}, mask_scope="steps")
+functional.{call}, {not_own})
+"""
+CELLS = [
+    dict(
+        name="RNN",
+        states="Tensor",
+        not_states="(x, x)",
+        own='nonlinearity="relu"',
+        not_own="candidate_dropout=0.5",
+        call="rnn_layer(x, x, x, x",
+    ),
+    dict(
+        name="GRU",
+        states="Tensor",
+        not_states="(x, x)",
+        own="candidate_dropout=0.5",
+        not_own="cell_dropout=0.5",
+        call="gru_layer(x, x, x, x",
+    ),
+    dict(
+        name="LSTM",
+        states="tuple[Tensor, Tensor]",
+        not_states="x",
+        own="cell_zoneout=0.5",
+        not_own='nonlinearity="tanh"',
+        call="lstm_layer(x, x, x, x, x",
+    ),
+]
+
+
+def of_each(template, *ends):
+    """The template for every cell, without its first empty line; for modules of each of these ends of their names."""
+    return "".join(template.lstrip().format(**cell, end=end) for cell in CELLS for end in ends or ("",))
+
+
+RIGHT_FILE = RIGHT.lstrip() + of_each(RIGHT_OF_A_LAYER) + of_each(RIGHT_OF_A_CELL)
+WRONG_FILE = WRONG.lstrip() + of_each(WRONG_OF_A_LAYER) + of_each(WRONG_OF_EITHER, "", "Cell")
 
 
 def by_mypy(folder):
@@ -98,12 +151,13 @@ def run(module, *options, cwd):
 def errors(request, tmp_path_factory):
     """The file and the line of each error in either file and in the package."""
     folder = tmp_path_factory.mktemp("user")
-    for name, text in (("right", RIGHT), ("wrong", WRONG)):
-        (folder / f"{name}.py").write_text(text.lstrip())
+    (folder / "right.py").write_text(RIGHT_FILE)
+    (folder / "wrong.py").write_text(WRONG_FILE)
     return request.param(folder)
 
 
 def test_right_calls_have_their_types_and_wrong_calls_are_found(errors):
     """And the package itself has no errors for a user."""
-    first = WRONG.lstrip().splitlines().index('rnndrop.RNN(4, 8, nonlinearity="gelu")') + 1
-    assert set(errors) == {("wrong", line) for line in range(first, first + 10)}
+    lines = WRONG_FILE.splitlines()
+    first = next(number for number, line in enumerate(lines, 1) if line.startswith("#")) + 1
+    assert set(errors) == {("wrong", number) for number in range(first, len(lines) + 1)}
