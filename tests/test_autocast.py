@@ -5,6 +5,8 @@ import contextlib
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.func import jvp
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnndrop
@@ -96,6 +98,28 @@ def test_double_backward(run, where):
     assert_near(found, expected, max(bound, 1e-5))
 
 
+def batched(value, leaves):
+    return torch.autograd.grad(value, leaves, torch.tensor([1.0, -2.0]), is_grads_batched=True, retain_graph=True)
+
+
+def dual(value, leaves):
+    """The tangents of gradients."""
+    with forward_ad.dual_level():
+        along = forward_ad.make_dual(torch.tensor(1.0), torch.tensor(-2.0))
+        gradients = torch.autograd.grad(value, leaves, along, retain_graph=True)
+        return [forward_ad.unpack_dual(gradient).tangent for gradient in gradients]
+
+
+@pytest.mark.parametrize("gradients", [batched, dual])
+def test_backward_by_the_plain_loop(run, gradients):
+    loss, leaves, bound = run
+    value = loss()
+    expected = gradients(value, leaves)
+    with inside():
+        found = gradients(value, leaves)
+    assert_near(found, expected, bound)
+
+
 def test_tanh_dropout_inside_and_out():
     x = torch.randn(5, 3, requires_grad=True)
     expected = torch.autograd.grad(rnndrop.functional.tanh_dropout(x, 0.5, seed=1).sum(), x)
@@ -124,6 +148,22 @@ def test_what_autocast_makes_of_a_layer(cell, dropouts):
         output, *states = flat(module(x, seed=1))
     for found, expected in zip((output, *states), flat(by_hand(x.bfloat16(), seed=1)), strict=True):
         assert torch.equal(found.bfloat16(), expected)
+
+
+@each_layer
+def test_forward_mode(cell, dropouts):
+    """As of a layer whose tensors were cast by hand; outputs and tangents have the dtypes of outputs without tangents."""
+    module, (x, along) = make_rnn(cell, dtype=None, **dropouts), torch.randn(2, 5, 3, 4)
+    by_hand = type(module).from_torch(module.to_torch().bfloat16(), **dropouts)
+    expected = jvp(lambda x: by_hand(x, seed=1)[0], (x.bfloat16(),), (along.bfloat16(),))
+    with inside():
+        dtype = module(x)[0].dtype
+        found = jvp(lambda x: module(x, seed=1)[0], (x,), (along,))
+        with forward_ad.dual_level():
+            again = forward_ad.unpack_dual(module(forward_ad.make_dual(x, along), seed=1)[0])
+    for one, other, exact in zip(found, again, expected, strict=True):
+        assert one.dtype == other.dtype == dtype and exact.abs().max() > 0
+        assert torch.equal(one.bfloat16(), exact) and torch.equal(other.bfloat16(), exact)
 
 
 OF_TORCH = [dict(), DROPOUTS[3], dict(zoneout=0.5), dict(input_dropout=0.5), dict(num_layers=2, dropout=0.5)]

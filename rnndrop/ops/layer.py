@@ -80,8 +80,7 @@ def layer(
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The output (T, B, H) or (N, H) and the states at the end (B, H) of input (T, B, I) or (N, I)."""
     if by_operations():
-        with suspended(input):
-            return reference.layer(input, states, weights, by_element(masks, states), steps, cell)
+        return reference.layer(input, states, weights, by_element(masks, states), steps, cell)
     keeps = [masks[kind].keep if kind in masks else None for kind in cell.kinds]
     scales: list[Any] = [masks[kind].scale if kind in masks else 1.0 for kind in cell.kinds]
     if computes_now(input):
