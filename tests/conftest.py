@@ -29,6 +29,14 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """torch.compile without what it has compiled in other tests."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """The matrices here are too small to share; a test of threads asks for them."""

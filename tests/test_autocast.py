@@ -146,6 +146,7 @@ def test_what_autocast_makes_of_a_layer(cell, dropouts):
     by_hand = type(module).from_torch(module.to_torch().bfloat16(), **dropouts)
     with inside():
         output, *states = flat(module(x, seed=1))
+    assert {y.dtype for y in (output, *states)} == {torch.float32 if cell == "GRU" else torch.bfloat16}
     for found, expected in zip((output, *states), flat(by_hand(x.bfloat16(), seed=1)), strict=True):
         assert torch.equal(found.bfloat16(), expected)
 
@@ -205,11 +206,11 @@ def test_the_dtypes_of_a_layer_are_those_of_torch(cell, packed, dropouts, dtype)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("dropouts", [OF_TORCH[0], OF_TORCH[1], OF_TORCH[3]], ids=str)
+@pytest.mark.usefixtures("fresh_compiler")
 def test_the_dtypes_of_a_graph_are_those_of_torch(cell, packed, dropouts):
     module = make_rnn(cell, dtype=torch.float32, **dropouts)
     x, _ = inputs_of(module)
     given = (pack_padded_sequence(x, [5, 3, 2]) if packed else x,)
-    torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     assert dtypes(compiled, given, torch.bfloat16) == dtypes(module.to_torch(), given, torch.bfloat16)
 

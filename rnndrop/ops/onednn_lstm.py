@@ -56,9 +56,8 @@ def _forward(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
 
 def _backward(tensors: Sequence[Tensor], grads: Sequence[MaybeTensor], reverse: bool, workspace: Tensor) -> list[Tensor]:
     """The gradients of the tensors that `_forward` takes: the first of `tensors`, before those that it gives."""
-    of_outputs = [None if grad is None else grad.contiguous() for grad in grads]
     found = torch.ops.aten.mkldnn_rnn_layer_backward.default(
-        *tensors, *of_outputs, reverse, 2, tensors[2].shape[1], 1, True, True, False, [], False, workspace
+        *tensors, *grads, reverse, 2, tensors[2].shape[1], 1, True, True, False, [], False, workspace
     )
     return [*found]
 

@@ -7,12 +7,7 @@ import rnndrop
 from rnndrop import functional
 from tests.helpers import BOTH, EACH_KIND, EVERY_KIND, RATES
 
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def compiled(function, **options):

@@ -12,13 +12,7 @@ from tests.oracle import INSIDE
 SEED = 3
 each_cell = pytest.mark.parametrize("cell", GATED)
 modes = pytest.mark.parametrize("training", [True, False])
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def rates_of(cell, case):

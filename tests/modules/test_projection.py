@@ -144,6 +144,8 @@ def test_autocast_and_a_graph():
     x, hx = inputs_of(rnn)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = flat(rnn(x, hx, seed=SEED))
+    output, h_n, c_n = (y.dtype for y in outputs)  # as nn.LSTM's: h is a product, c a sum
+    assert (output, h_n, c_n) == (torch.bfloat16, torch.bfloat16, torch.float32)
     exact = flat(copy.deepcopy(rnn).double()(x.double(), changed(hx, torch.Tensor.double), seed=SEED))
     assert_near([y.bfloat16() for y in outputs], exact)
     torch._dynamo.reset()

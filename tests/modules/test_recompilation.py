@@ -10,13 +10,7 @@ from tests.modules.checks import flat
 
 CELLS = ("RNN", "GRU", "LSTM")
 each_cell = pytest.mark.parametrize("cell", CELLS)
-
-
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 class Compiled:

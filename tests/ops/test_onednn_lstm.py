@@ -20,11 +20,7 @@ def case(bias=True, layers=1, both=False, **options):
     return theirs, torch.randn(5, 3, 4, requires_grad=True), states
 
 
-@pytest.fixture(autouse=True)
-def fresh():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @pytest.mark.parametrize("bias, layers, both", OPTIONS)
@@ -52,16 +48,12 @@ def test_tensors_of_any_layout():
     x = torch.randn(3, 4, 5).permute(2, 0, 1).requires_grad_()
     weights = [w.detach().t().clone().t().requires_grad_() for w in theirs.parameters()]
     turned = [state.detach().transpose(1, 2).clone().transpose(1, 2).requires_grad_() for state in states]
-    results = []
-    for run in (
-        lambda: onednn_lstm.layers(x, turned, weights, True, 1, False)[0],
-        lambda: torch.func.functional_call(
-            theirs, dict(zip(dict(theirs.named_parameters()), weights, strict=True)), (x, tuple(turned))
-        )[0],
-    ):
-        y = run()
-        results.append([y, *torch.autograd.grad(y.transpose(0, 2).sin().sum(), [x, *turned, *weights])])
-    assert_equal(*results)
+    named = dict(zip(dict(theirs.named_parameters()), weights, strict=True))
+    output, _ = onednn_lstm.layers(x, turned, weights, True, 1, False)
+    expected, _ = torch.func.functional_call(theirs, named, (x, tuple(turned)))
+    leaves = [x, *turned, *weights]
+    for loss in (lambda y: y.transpose(0, 2).sin().sum(), torch.sum):  # the gradient of a sum is one number in memory
+        assert_equal(*([y, *torch.autograd.grad(loss(y), leaves, retain_graph=True)] for y in (output, expected)))
 
 
 def test_operator():
@@ -100,7 +92,10 @@ def test_where_pytorchs_own_is_another(options, batch, name):
     assert [each for each, _ in graph if "lstm" in each or "layer" in each] == [f"rnndrop.{name}.default"]
 
 
-def test_evaluation_is_one_operator():
-    module, backend = rnndrop.LSTM(4, 8, 2).eval(), Backend()
-    torch.compile(module, fullgraph=True, backend=backend)(torch.randn(5, 3, 4))
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_not_trained_is_one_operator(training):
+    """Evaluation, also where gradients could be asked for, and training without them."""
+    module, backend = rnndrop.LSTM(4, 8, 2).train(training), Backend()
+    with torch.set_grad_enabled(not training):
+        torch.compile(module, fullgraph=True, backend=backend)(torch.randn(5, 3, 4))
     assert [name for name, _ in backend.graphs[0] if "rnndrop" in name] == ["rnndrop.torch_layers.default"]

@@ -8,6 +8,7 @@ import rnndrop
 from rnndrop.ops.seed import drawn_seed
 from tests.helpers import gradients
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 CPU = torch.device("cpu")
 
 
@@ -28,7 +29,6 @@ def test_compiled_it_is_drawn_as_in_eager_mode():
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_checkpoint_draws_it_again(backend):
     """What is computed a second time in the backward pass has the masks of the first."""
-    torch._dynamo.reset()
     rnn = rnndrop.RNN(4, 8, hidden_dropout=0.5, dtype=torch.float64)
     x = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
 
